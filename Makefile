@@ -1,0 +1,36 @@
+# make reproduce   run the whole default study, print its results table
+# make test        all tests (`make test ARGS="-k study"` for some)
+# make lab         JupyterLab in notebooks/
+# make benchmark   time the models and the phantom
+PYTHON ?= python3
+CORES ?= 2
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: reproduce test lab benchmark clean
+
+reproduce: .venv/installed
+	@started=$$(date +%s); \
+	snakemake --cores $(CORES) --quiet rules host $(ARGS) && cat figures/results.md && \
+	echo && echo "Done in $$(( ($$(date +%s) - started) / 60 )) minutes." && \
+	echo "Figures and tables: figures/   Executed notebooks: papermill_runs/"
+
+test: .venv/installed
+	ruff check . && ruff format --check . && python -m pytest -q $(ARGS)
+
+lab: .venv/installed
+	jupyter lab --notebook-dir=notebooks
+
+benchmark: .venv/installed
+	python -m tests.benchmarks
+
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "brainvis needs Python 3.11 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "Installing the pinned requirements (a few minutes, about 6 GB) ..."
+	$(BIN)/python -m pip install --quiet --progress-bar off -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv papermill_runs/*/ data .snakemake

@@ -1,0 +1,9 @@
+"""BrainVis: reconstructing what a person sees from EEG (Fu et al., ICASSP 2025)."""
+
+import os
+
+__version__ = "0.1.0"
+
+# The number of threads decides in which order sums are taken, and so the last digits of every result. One thread a
+# process, unless the environment says otherwise, makes a notebook give the same numbers in JupyterLab as in a batch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")

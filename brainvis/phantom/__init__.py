@@ -1,0 +1,1 @@
+"""The phantom: an embedded world of pictures and EEG whose truth is known. It is not brain data."""

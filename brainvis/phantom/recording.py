@@ -1,0 +1,224 @@
+"""Records the phantom: pictures shown to subjects, one trial each, in the files and formats of EEGCVPR40."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from brainvis.configuration import Phantom
+from brainvis.phantom.gains import GAINS, Gains, phantom_identity
+from brainvis.phantom.head import MONTAGE, electrodes
+from brainvis.phantom.noise import OngoingEEG
+from brainvis.phantom.sources import PictureResponses, Subject
+from brainvis.phantom.spectrum import BAND, BAND_PASS, SAMPLING_RATE, waveforms_of
+from brainvis.phantom.stimuli import CLASS_NAMES, SHOWN_CLASSES, WNIDS, Stimulus, render, sample_stimuli
+
+EEG_FILE = "eeg_5_95_std.pth"
+ATTRIBUTES = ("shape", "colour", "size", "position", "background")
+RESOLUTION = 64  # pixels
+BATCH = 100  # trials generated at once: 37 MB of signal
+PAUSE = 10.0  # seconds of rest between two blocks
+SPLITS = 6  # in the file of splits over all subjects, as published
+HELD_OUT = 0.15  # of each class's images, in validation and in test each
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is shown, before any of it is recorded; trials of a subject are numbered by image."""
+
+    stimuli: list[Stimulus]  # by image
+    labels: np.ndarray  # (image,) 0 .. classes - 1
+    image_ids: list[str]
+
+    def attributes(self) -> dict[str, np.ndarray]:
+        """Attribute -> (image,) indices into the words of `brainvis.phantom.stimuli`."""
+        return {name: np.array([getattr(stimulus, name) for stimulus in self.stimuli]) for name in ATTRIBUTES}
+
+
+def write_phantom(folder: Path, phantom: Phantom, seed: int, gains: Gains = GAINS) -> None:
+    """Generate a phantom and write it into `folder`, which appears when it is whole.
+
+    Raises:
+        ValueError: sizes that make no data set.
+        FileExistsError: `folder` is there already.
+    """
+    _check(phantom)
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already: delete it or choose another folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    aside.mkdir()
+    try:
+        _write(aside, phantom, seed, gains)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check(phantom: Phantom) -> None:
+    allowed = {
+        "subjects": phantom.subjects >= 1,
+        "images_per_class": phantom.images_per_class >= 3,  # one for each split
+        "classes": 1 <= phantom.classes <= len(SHOWN_CLASSES),
+        "design": phantom.design in ("interleaved", "block"),
+        "drift": phantom.drift >= 0,
+        "signal": phantom.signal >= 0,
+    }
+    for name, right in allowed.items():
+        if not right:
+            raise ValueError(
+                f"No phantom with {name}={getattr(phantom, name)!r}: subjects from 1, images_per_class from 3, classes "
+                f"1 to {len(SHOWN_CLASSES)}, design interleaved or block, drift and signal from 0."
+            )
+
+
+def _write(folder: Path, phantom: Phantom, seed: int, gains: Gains) -> None:
+    picture_seed, split_seed, *subject_seeds = np.random.SeedSequence(seed).spawn(2 + phantom.subjects)
+    session = plan_session(phantom, np.random.default_rng(picture_seed))
+    wnids = [WNIDS[index] for index in SHOWN_CLASSES[: phantom.classes]]
+    names = {WNIDS[index]: CLASS_NAMES[index] for index in SHOWN_CLASSES[: phantom.classes]}
+    write_images(folder / "image", session)
+    _write_json(folder / "class_names.json", names)
+    _write_json(
+        folder / "captions.json", dict(zip(session.image_ids, (s.caption for s in session.stimuli), strict=True))
+    )
+    attributes = {name: values.tolist() for name, values in session.attributes().items()}
+    _write_json(
+        folder / "attributes.json",
+        {image: {name: attributes[name][i] for name in ATTRIBUTES} for i, image in enumerate(session.image_ids)},
+    )
+    rng = np.random.default_rng(split_seed)
+    splits = [split_by_image(session.labels, rng) for _ in range(SPLITS)]
+    images = len(session.labels)
+    everyone = [
+        {name: [s * images + i for s in range(phantom.subjects) for i in part] for name, part in split.items()}
+        for split in splits
+    ]
+    torch.save({"splits": everyone}, folder / "block_splits_by_image_all.pth")
+    torch.save({"splits": splits[:1]}, folder / "block_splits_by_image_single.pth")
+
+    trials = []
+    for index, subject_seed in enumerate(tqdm(subject_seeds, desc="phantom EEG", unit="subject")):
+        for image, order, eeg in record(session, phantom, np.random.default_rng(subject_seed), gains):
+            label = int(session.labels[image])
+            trials.append({"eeg": eeg, "image": image, "label": label, "subject": index + 1, "order": order})
+    standardise([trial["eeg"] for trial in trials])
+    torch.save({"dataset": trials, "labels": wnids, "images": session.image_ids}, folder / EEG_FILE)
+    _write_json(
+        folder / "phantom.json",
+        {
+            **phantom_identity(phantom, seed, gains),
+            "sampling_rate": SAMPLING_RATE,
+            "band": BAND,
+            "montage": MONTAGE,
+            "channels": electrodes()[0],
+        },
+    )
+
+
+def _write_json(file: Path, content) -> None:
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def plan_session(phantom: Phantom, rng: np.random.Generator) -> Session:
+    """Choose the pictures, which all subjects see."""
+    stimuli, labels, image_ids = [], [], []
+    for label, shown in enumerate(SHOWN_CLASSES[: phantom.classes]):
+        for number, stimulus in enumerate(sample_stimuli(phantom.images_per_class, rng, shown)):
+            stimuli.append(stimulus)
+            labels.append(label)
+            image_ids.append(f"{WNIDS[shown]}_{number:04d}")
+    return Session(stimuli, np.array(labels), image_ids)
+
+
+def write_images(folder: Path, session: Session) -> None:
+    """Write the pictures as `<wnid>/<image id>.png`."""
+    for start in range(0, len(session.stimuli), 256):
+        pictures = render(session.stimuli[start : start + 256], RESOLUTION)
+        for name, picture in zip(session.image_ids[start:], pictures, strict=False):
+            place = folder / name.split("_")[0]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(place / f"{name}.png")
+
+
+def split_by_image(labels: np.ndarray, rng: np.random.Generator) -> dict[str, list[int]]:
+    """A split of images, the same share of each class in each part."""
+    parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for label in np.unique(labels):
+        images = rng.permutation(np.flatnonzero(labels == label))
+        held_out = max(1, round(HELD_OUT * len(images)))
+        parts["val"].extend(images[:held_out].tolist())
+        parts["test"].extend(images[held_out : 2 * held_out].tolist())
+        parts["train"].extend(images[2 * held_out :].tolist())
+    return {name: sorted(images) for name, images in parts.items()}
+
+
+def presentation_order(labels: np.ndarray, design: str, rng: np.random.Generator) -> np.ndarray:
+    """Images in the order in which a subject sees them: all mixed, or each class in one block."""
+    if design == "interleaved":
+        return rng.permutation(len(labels))
+    return np.concatenate(
+        [rng.permutation(np.flatnonzero(labels == block)) for block in rng.permutation(np.unique(labels))]
+    )
+
+
+def onset_times(labels: np.ndarray) -> np.ndarray:
+    """Seconds at which pictures are shown: one every half second, a pause after as many as a class has pictures."""
+    position = np.arange(len(labels))
+    return 0.5 * position + PAUSE * (position // np.bincount(labels).max())
+
+
+def trial_lengths(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Recorded samples a trial: mostly about 500, one in a hundred so long that a length filter drops it."""
+    lengths = np.minimum(491 + rng.geometric(1 / 12, count), 560)
+    return np.where(rng.random(count) < 0.01, rng.integers(605, 700, count), lengths)
+
+
+def record(
+    session: Session, phantom: Phantom, rng: np.random.Generator, gains: Gains = GAINS
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """One subject's trials, by image: (image, position in the recording, float32 (channel, time))."""
+    subject = Subject.drawn(rng)
+    responses = PictureResponses(subject, rng, gains)
+    ongoing = OngoingEEG(subject, rng)
+    mixing = np.concatenate([responses.topographies, ongoing.topographies], axis=1)  # (channel, source)
+    count = len(session.labels)
+    order = np.empty(count, int)
+    order[presentation_order(session.labels, phantom.design, rng)] = np.arange(count)
+    potentials, powers = ongoing.drift(onset_times(session.labels), phantom.drift, rng)
+    lengths = trial_lengths(count, rng)
+    attributes = session.attributes()
+
+    for start in range(0, count, BATCH):
+        batch = np.arange(start, min(start + BATCH, count))
+        driven = responses.spectra({name: values[batch] for name, values in attributes.items()}, rng)
+        driven *= np.float32(phantom.signal)
+        running = ongoing.spectra(len(batch), powers[order[batch]], rng)
+        sources = np.concatenate([driven, running], axis=1)  # (trial, source, frequency)
+        # A real mixing of complex spectra is a mixing of their real and imaginary parts, side by side.
+        scalp = (mixing @ sources.view(np.float32)).view(np.complex64)  # (trial, channel, frequency)
+        scalp += ongoing.sensor_noise(len(batch), rng)
+        signals = waveforms_of(scalp * BAND_PASS)  # (trial, channel, SAMPLES)
+        signals += potentials[order[batch], :, None]
+        for image, signal in zip(batch.tolist(), signals, strict=True):
+            yield image, int(order[image]), torch.from_numpy(signal[:, : lengths[image]].copy())
+
+
+def standardise(trials: list[torch.Tensor]) -> None:
+    """Bring every channel to mean zero and variance one over all trials, in place, as the published files are."""
+    samples = sum(trial.shape[1] for trial in trials)
+    mean = sum(trial.sum(dim=1, dtype=torch.float64) for trial in trials) / samples
+    variance = sum(trial.double().square().sum(dim=1) for trial in trials) / samples - mean**2
+    mean, scale = mean.float()[:, None], variance.rsqrt().float()[:, None]
+    for trial in trials:
+        trial.sub_(mean).mul_(scale)
