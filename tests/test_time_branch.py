@@ -1,0 +1,264 @@
+"""Time branch and Latent Masked Modeling against slow references, written from the equations in float64."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from brainvis.configuration import PRESETS, TimeBranch
+from brainvis.layers import MultiHeadAttention, TransformerLayer
+from brainvis.time_branch import LatentMaskedModel, TimeClassifier, TimeEncoder, gumbel_arg_max
+
+CHANNELS, SAMPLES, TRIALS = 3, 22, 2
+SMALL = TimeBranch(
+    unit_length=4, width=6, layers=2, heads=2, feedforward=10, mask_ratio=0.5, regressor_layers=2, codewords=7
+)  # 5 units and two samples left over, 2 units masked
+
+
+@pytest.fixture
+def model() -> LatentMaskedModel:
+    """Weights that matter: the scalars are far from 1e-8, the target encoder is not the encoder."""
+    torch.manual_seed(0)
+    model = LatentMaskedModel(TimeEncoder(CHANNELS, SAMPLES, SMALL), SMALL).double().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+            if name.endswith("scale"):
+                parameter.add_(0.8)
+    return model
+
+
+@pytest.fixture
+def trials() -> torch.Tensor:
+    return torch.randn(TRIALS, CHANNELS, SAMPLES, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def linear(layer, x):
+    """y_i = sum_j W_ij x_j + b_i, for one vector."""
+    weight, bias = layer.weight.tolist(), layer.bias.tolist()
+    return [sum(w * value for w, value in zip(row, x, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
+
+
+def normalised(norm, x):
+    mean = sum(x) / len(x)
+    variance = sum((value - mean) ** 2 for value in x) / len(x)
+    weight, bias = norm.weight.tolist(), norm.bias.tolist()
+    return [(v - mean) / math.sqrt(variance + 1e-5) * w + b for v, w, b in zip(x, weight, bias, strict=True)]
+
+
+def attended(attention, asking, asked, heads):
+    """softmax(q k / sqrt(d)) v, head by head, for lists of vectors."""
+    queries = [linear(attention.query, x) for x in asking]
+    keys = [linear(attention.key, x) for x in asked]
+    values = [linear(attention.value, x) for x in asked]
+    size = len(queries[0]) // heads
+    joined = []
+    for query in queries:
+        out = []
+        for head in range(heads):
+            part = slice(head * size, (head + 1) * size)
+            dots = [sum(a * b for a, b in zip(query[part], key[part], strict=True)) / math.sqrt(size) for key in keys]
+            exponentials = [math.exp(dot) for dot in dots]
+            weights = [value / sum(exponentials) for value in exponentials]
+            for i in range(size):
+                out.append(sum(w * value[part][i] for w, value in zip(weights, values, strict=True)))
+        joined.append(linear(attention.output, out))
+    return joined
+
+
+def layer_reference(layer, x, asked=None, heads=SMALL.heads):
+    """x = LN(x + a1 attention(x)); x = LN(x + a2 W2 gelu(W1 x))."""
+    out = []
+    scale1, scale2 = layer.after_attention.scale.item(), layer.after_feedforward.scale.item()
+    for vector, sublayer in zip(x, attended(layer.attention, x, asked or x, heads), strict=True):
+        h = [v + scale1 * s for v, s in zip(vector, sublayer, strict=True)]
+        h = normalised(layer.after_attention.norm, h)
+        hidden = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in linear(layer.feedforward[0], h)]
+        h = [v + scale2 * s for v, s in zip(h, linear(layer.feedforward[2], hidden), strict=True)]
+        out.append(normalised(layer.after_feedforward.norm, h))
+    return out
+
+
+def stack_reference(transformer, x, asked=None):
+    for layer in transformer.layers:
+        x = layer_reference(layer, x, asked)
+    return x
+
+
+def projected_reference(encoder, trial):
+    """One trial (channel, time) -> list of units: sum over channels and samples of the unit."""
+    weight, bias = encoder.projection.weight, encoder.projection.bias
+    units = []
+    for unit in range(trial.shape[1] // SMALL.unit_length):
+        window = trial[:, unit * SMALL.unit_length : (unit + 1) * SMALL.unit_length]
+        units.append([(weight[i] * window).sum().item() + bias[i].item() for i in range(SMALL.width)])
+    return units
+
+
+def placed_reference(encoder, trial):
+    positions = encoder.position.tolist()
+    return [[a + b for a, b in zip(u, p, strict=True)]
+            for u, p in zip(projected_reference(encoder, trial), positions, strict=True)]  # fmt: skip
+
+
+def close(actual, expected, tolerance=1e-10):
+    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), rtol=tolerance, atol=tolerance)
+
+
+def test_encoder_equals_the_equations(model, trials):
+    encoder = model.encoder
+    close(encoder.project(trials), [projected_reference(encoder, trial) for trial in trials])
+    latent = [stack_reference(encoder.transformer, placed_reference(encoder, trial)) for trial in trials]
+    close(encoder(trials), latent)
+    means = [[sum(column) / len(units) for column in zip(*units, strict=True)] for units in latent]
+    close(encoder.features(trials), means)
+    classifier = TimeClassifier(encoder, 5).double().eval()
+    close(classifier(trials), [linear(classifier.classifier, mean) for mean in means])
+
+
+def test_cross_attention_equals_the_equations(model):
+    x, asked = torch.randn(2, 3, 6, dtype=torch.float64), torch.randn(2, 4, 6, dtype=torch.float64)
+    layer = model.regressor.layers[0]
+    expected = [layer_reference(layer, a.tolist(), b.tolist()) for a, b in zip(x, asked, strict=True)]
+    close(layer(x, asked), expected)
+
+
+def test_losses_equal_the_equations(model, trials):
+    mask = torch.tensor([True, False, False, True, False])
+    masked, visible = [0, 3], [1, 2, 4]
+    noise = torch.empty(TRIALS, 2, 7).exponential_(generator=torch.Generator().manual_seed(5))
+    squares, entropies, tokens, hits = [], [], [], []
+    for row, trial in enumerate(trials):
+        placed = placed_reference(model.encoder, trial)
+        encoded = stack_reference(model.encoder.transformer, [placed[i] for i in visible])
+        target = stack_reference(model.target_encoder, [placed[i] for i in masked])
+        positions = model.encoder.position[masked].tolist()
+        queries = [[a + b for a, b in zip(model.mask_token.tolist(), p, strict=True)] for p in positions]
+        regressed = stack_reference(model.regressor, queries, encoded)
+        projected = projected_reference(model.encoder, trial)
+        for column, unit in enumerate(masked):
+            squares += [(a - b) ** 2 for a, b in zip(regressed[column], target[column], strict=True)]
+            gumbel = [-math.log(value) for value in noise[row, column].tolist()]
+            noisy = [a + b for a, b in zip(linear(model.tokeniser, projected[unit]), gumbel, strict=True)]
+            token = noisy.index(max(noisy))
+            scores = linear(model.tokeniser, regressed[column])
+            normaliser = math.log(sum(math.exp(score) for score in scores))
+            wanted = [0.8 * (word == token) + 0.2 / 7 for word in range(7)]  # label smoothing 0.2
+            entropies.append(-sum(w * (score - normaliser) for w, score in zip(wanted, scores, strict=True)))
+            tokens.append(token)
+            hits.append(scores.index(max(scores)) == token)
+    regression, classification = sum(squares) / len(squares), sum(entropies) / len(entropies)
+    shares = [tokens.count(word) / len(tokens) for word in set(tokens)]
+    losses = model.losses(trials, mask, torch.Generator().manual_seed(5))
+    # the losses themselves are taken in float32
+    close(losses["regression"], regression, 1e-6)
+    close(losses["classification"], classification, 1e-6)
+    close(losses["loss"], 4 * regression + 2 * classification, 1e-6)
+    close(losses["codewords_used"], len(set(tokens)))
+    close(losses["token_accuracy"], sum(hits) / len(hits), 1e-6)
+    close(losses["perplexity"], math.exp(-sum(share * math.log(share) for share in shares)), 1e-5)
+
+
+def test_masked_units_do_not_reach_the_encoder_nor_the_regressor(model, trials):
+    mask = torch.tensor([True, False, False, True, False])
+    changed = trials.clone()
+    changed[:, :, 12:16] += 3  # unit 3
+    before, after = model.predict(trials, mask), model.predict(changed, mask)
+    assert torch.equal(before.regressed, after.regressed)
+    assert not torch.allclose(before.target, after.target)
+    changed[:, :, 4:8] += 3  # unit 1 is visible
+    assert not torch.allclose(before.regressed, model.predict(changed, mask).regressed)
+    assert before.masked.tolist() == [0, 3] and before.visible.tolist() == [1, 2, 4]
+    likeliest = model.tokeniser(model.encoder.project(trials)[:, mask]).argmax(-1)
+    assert torch.equal(before.tokens, likeliest)
+
+
+def test_masks_come_from_the_generator_and_have_the_ratio(model):
+    masks = torch.stack([model.draw_mask(torch.Generator().manual_seed(seed)) for seed in range(200)])
+    assert torch.equal(masks[3], model.draw_mask(torch.Generator().manual_seed(3)))
+    assert (masks.sum(dim=1) == 2).all()
+    assert (masks.float().mean(dim=0) - 0.4).abs().max() < 0.12
+
+
+def test_gumbel_arg_max_draws_from_the_softmax():
+    scores = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    drawn = gumbel_arg_max(scores.expand(40_000, 4), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.bincount(drawn) / 40_000, scores.softmax(0), atol=0.01, rtol=0)
+
+
+def test_target_encoder_is_a_moving_average_without_gradient(model, trials):
+    before = [parameter.clone() for parameter in model.target_encoder.parameters()]
+    sources = [parameter.clone() for parameter in model.encoder.transformer.parameters()]
+    model.train()
+    model.losses(trials)["loss"].backward()
+    assert not model.target_encoder.training
+    assert all(parameter.grad is None for parameter in model.target_encoder.parameters())
+    model.update_target()
+    for old, source, new in zip(before, sources, model.target_encoder.parameters(), strict=True):
+        close(new, 0.99 * old + 0.01 * source, 1e-12)
+
+
+def test_no_gradient_through_the_tokens(model, trials):
+    mask = torch.tensor([True, False, False, True, False])
+    model.losses(trials, mask)["classification"].backward()
+    assert model.tokeniser.weight.grad.abs().sum() > 0
+    assert model.encoder.projection.weight.grad.abs().sum() > 0
+    # a masked unit's own samples choose its token and make its target, and get no gradient from either
+    samples = trials.clone().requires_grad_()
+    model.losses(samples, mask)["loss"].backward()
+    assert samples.grad[:, :, 12:16].abs().max() == 0 and samples.grad[:, :, 4:8].abs().max() > 0
+
+
+def test_mixed_precision_trains_everything(trials):
+    torch.manual_seed(0)
+    model = LatentMaskedModel(TimeEncoder(CHANNELS, SAMPLES, SMALL), SMALL)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.losses(trials.float())["loss"]
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (not name.startswith("target_encoder"))
+        assert not parameter.requires_grad or parameter.grad is not None, name
+    assert model.tokeniser.weight.grad.abs().sum() > 0
+
+
+def test_initial_values():
+    torch.manual_seed(0)
+    config = replace(PRESETS["demo"].time, width=64)
+    model = LatentMaskedModel(TimeEncoder(8, 80, config), config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            assert (module.bias == 0.1).all()
+            deviation = math.sqrt(2 / sum(module.weight.shape))
+            assert abs(module.weight.std().item() / deviation - 1) < 0.1
+        if isinstance(module, TransformerLayer):
+            assert module.after_attention.scale.item() == pytest.approx(1e-8)
+            assert module.after_feedforward.scale.item() == pytest.approx(1e-8)
+    encoder = model.encoder.transformer.state_dict()
+    assert all(torch.equal(weights, encoder[name]) for name, weights in model.target_encoder.state_dict().items())
+
+
+def test_paper_preset_has_the_published_shapes():
+    config = PRESETS["paper"].time
+    with torch.device("meta"):
+        model = LatentMaskedModel(TimeEncoder(128, 440, config), config)
+    assert model.encoder.units == 110 and model.masked_units == 82
+    assert model.encoder.projection.weight.shape == (1024, 128, 4)
+    assert model.encoder.position.shape == (110, 1024)
+    assert len(model.encoder.transformer.layers) == 8 and len(model.regressor.layers) == 4
+    assert model.tokeniser.weight.shape == (660, 1024)
+    layer = 4 * (1024 * 1024 + 1024) + 2 * 1024 * 4096 + 4096 + 1024 + 4 * 1024 + 2
+    counted = sum(parameter.numel() for parameter in model.encoder.transformer.parameters())
+    assert counted == 8 * layer
+
+
+def test_errors_name_the_value():
+    with pytest.raises(ValueError, match="3 samples.*unit of 4"):
+        TimeEncoder(CHANNELS, 3, SMALL)
+    with pytest.raises(ValueError, match="width of 6.*4 heads"):
+        MultiHeadAttention(6, 4, 0.0)
+    with pytest.raises(ValueError, match="mask ratio of 0.1"):
+        LatentMaskedModel(TimeEncoder(CHANNELS, SAMPLES, SMALL), replace(SMALL, mask_ratio=0.1))
+    model = LatentMaskedModel(TimeEncoder(CHANNELS, SAMPLES, SMALL), SMALL)
+    with pytest.raises(ValueError, match="mask must be bool"):
+        model.losses(torch.zeros(1, CHANNELS, SAMPLES), torch.ones(4, dtype=torch.bool))
