@@ -1,0 +1,206 @@
+"""Loading a backbone: names and paths, data types, text states, fingerprints, what to say when files are wrong."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from tiny_backbone import RESOLUTION, TOKENS, WIDTH, write_backbone
+
+from brainvis.backbone import BackboneError, as_tensor, backbone_fingerprint, load_backbone
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_backbone(tmp_path_factory.mktemp("backbone") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def backbone(folder):
+    return load_backbone(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["stable-diffusion-9", "no/such/folder"])
+def test_unknown_names_are_refused_at_once_with_the_allowed_ones(name):
+    start = time.monotonic()
+    with pytest.raises(BackboneError, match=f"unknown backbone '{name}'.*phantom.*path"):
+        load_backbone(name)
+    assert time.monotonic() - start < 1
+
+
+def test_a_folder_that_is_no_pipeline_says_what_is_missing(tmp_path):
+    (tmp_path / "unet").mkdir()
+    with pytest.raises(BackboneError, match=r"no model_index.json, vae, text_encoder.* in this folder"):
+        load_backbone(tmp_path)
+
+
+def test_finding_and_fingerprinting_needs_no_torch(folder):
+    code = (
+        "import sys; from brainvis.backbone import backbone_fingerprint as f; "
+        f"print(f({str(folder)!r})); assert not {{'torch', 'diffusers', 'transformers'}} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == backbone_fingerprint(folder)
+
+
+def test_the_fingerprint_follows_weights_and_configuration_but_not_place_or_time(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)  # other place, other times
+    first = backbone_fingerprint(folder)
+    assert backbone_fingerprint(copy) == first
+    (copy / "README.md").write_text("a card says nothing about the weights")
+    assert backbone_fingerprint(copy) == first
+
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1  # same size, same header, one bit of one weight
+    weights.write_bytes(content)
+    second = backbone_fingerprint(copy)
+    scheduler = copy / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "beta_end": 0.013}))
+    assert len({first, second, backbone_fingerprint(copy)}) == 3
+
+
+def test_a_large_file_is_sampled_from_its_first_to_its_last_byte(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("brainvis.backbone.WHOLE_FILE", 2**20)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    big = copy / "unet" / "big.safetensors"
+    prints = set()
+    for changed in (0, 2**20, 2**21 - 1):
+        content = bytearray(2**21)
+        content[changed] = 1
+        big.write_bytes(content)
+        prints.add(backbone_fingerprint(copy))
+    assert len(prints) == 3
+
+
+def test_the_pipeline_is_complete_frozen_and_single_precision_on_a_cpu(backbone):
+    networks = (backbone.pipeline.unet, backbone.pipeline.vae, backbone.pipeline.text_encoder, backbone.judge)
+    for network in (*networks, backbone.clip.model):
+        assert not network.training
+        assert {p.dtype for p in network.parameters()} == {torch.float32}
+        assert not any(p.requires_grad for p in network.parameters())
+    assert backbone.pipeline.safety_checker is None
+    assert backbone.resolution == RESOLUTION
+    assert backbone.states_shape == (TOKENS, WIDTH)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_half_precision_files_are_computed_in_single_precision(tmp_path, variant):
+    folder = write_backbone(tmp_path / "half", half=True, judge=False, clip=False)
+    if variant:  # as `save_pretrained(variant="fp16")` names them
+        for part, stem in (
+            ("unet", "diffusion_pytorch_model"),
+            ("vae", "diffusion_pytorch_model"),
+            ("text_encoder", "model"),
+        ):
+            (folder / part / f"{stem}.safetensors").rename(folder / part / f"{stem}.fp16.safetensors")
+    half = load_backbone(folder, device="cpu")
+    reference = load_backbone(write_backbone(tmp_path / "single", judge=False, clip=False), device="cpu")
+    assert half.dtype == torch.float32
+    for name, value in half.pipeline.unet.state_dict().items():
+        assert torch.equal(value, reference.pipeline.unet.state_dict()[name].half().float()), name
+    assert {p.dtype for p in half.pipeline.text_encoder.parameters()} == {torch.float32}
+
+
+def test_without_judge_and_clip_it_loads_without_them(tmp_path):
+    backbone = load_backbone(write_backbone(tmp_path / "bare", judge=False, clip=False))
+    assert backbone.judge is None
+    assert backbone.clip is None
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model", "judge/model"])
+def test_a_truncated_file_is_named(tmp_path, part):
+    folder = write_backbone(tmp_path / "cut", clip=False)
+    weights = folder / f"{part}.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(BackboneError, match="cannot be read from .*cut"):
+        load_backbone(folder)
+
+
+def test_loading_asks_no_network(folder, monkeypatch):
+    def refuse(*arguments, **settings):
+        raise AssertionError("something opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    load_backbone(folder)
+
+
+def test_text_states_are_the_last_hidden_states_padded_and_normalised(backbone):
+    texts = ["a red star", "", "a small green ring"]
+    states = backbone.text_states(texts)
+    assert states.shape == (3, TOKENS, WIDTH)
+    assert states.dtype == torch.float32
+    pipeline = backbone.pipeline
+    expected, _ = pipeline.encode_prompt(texts, "cpu", 1, do_classifier_free_guidance=False)
+    assert torch.equal(states, expected)
+
+    # By hand: begin, words, end, and the padding token up to the longest text; no attention mask; final layer norm.
+    words = pipeline.tokenizer
+    ids = [words(text, add_special_tokens=False).input_ids for text in texts]
+    ids = [[words.bos_token_id, *i, words.eos_token_id] for i in ids]
+    ids = torch.tensor([i + [words.pad_token_id] * (TOKENS - len(i)) for i in ids])
+    encoder = pipeline.text_encoder
+    hidden = []
+    hook = encoder.final_layer_norm.register_forward_hook(lambda module, inputs, output: hidden.append(output))
+    with torch.no_grad():
+        encoder(ids)
+    hook.remove()
+    torch.testing.assert_close(states, hidden[-1])
+
+
+def test_text_states_condition_like_the_prompt_itself(backbone):
+    def picture(**conditions):
+        return backbone.pipeline(
+            **conditions, num_inference_steps=2, guidance_scale=1.0, generator=torch.manual_seed(0), output_type="np"
+        ).images
+
+    from_text = picture(prompt=["a red star"])
+    np.testing.assert_allclose(picture(prompt_embeds=backbone.text_states(["a red star"])), from_text, atol=1e-6)
+    assert np.abs(picture(prompt=["a blue ring"]) - from_text).max() > 1e-4
+
+
+def test_text_states_do_not_depend_on_the_batch(backbone):
+    texts = ["a red star", "ring", "a yellow circle", "square", "blue"]
+    torch.testing.assert_close(backbone.text_states(texts, batch_size=2), backbone.text_states(texts))
+    assert backbone.text_states([]).shape == (0, TOKENS, WIDTH)
+
+
+def test_clip_features_are_those_of_open_clip(backbone, folder):
+    import open_clip
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder / 'clip'}")
+    with torch.no_grad():
+        expected = model.eval().encode_image(torch.stack([preprocess(Image.fromarray(image)) for image in images]))
+        expected_text = model.encode_text(open_clip.get_tokenizer(f"local-dir:{folder / 'clip'}")(["a red star"]))
+    features = backbone.clip.image_features(images, batch_size=2)
+    torch.testing.assert_close(features, torch.nn.functional.normalize(expected, dim=-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        backbone.clip.text_features(["a red star"]), torch.nn.functional.normalize(expected_text, dim=-1)
+    )
+
+
+def test_clip_resizes_pictures_of_another_size(backbone):
+    small = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    large = small.repeat(2, axis=1).repeat(2, axis=2)
+    cosine = (backbone.clip.image_features(small) * backbone.clip.image_features(large)).sum(1)
+    assert (cosine > 0.97).all()
+
+
+def test_as_tensor_turns_pixels_into_channels_first_fractions():
+    image = np.zeros((1, 2, 3, 3), np.uint8)
+    image[0, 1, 2] = (255, 51, 0)
+    tensor = as_tensor(image)
+    assert tensor.shape == (1, 3, 2, 3)
+    torch.testing.assert_close(tensor[0, :, 1, 2], torch.tensor([1.0, 0.2, 0.0]))
