@@ -1,0 +1,146 @@
+"""The whole study at preset `smoke`, as a user runs it: snakemake, papermill, and cell by cell."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from brainvis.paths import ROOT
+from brainvis.runs import NOTEBOOKS, STAGES
+
+BIN = Path(sys.executable).parent
+GRID = ["preset=smoke", "subjects=[1,2]", "ablations=[full,no_time,no_refinement]"]
+JOBS = {  # runs a notebook: an ablation repeats nothing that it does not change
+    "01_data_exploration": 1,
+    "02_lmm_pretraining": 1,
+    "03_frequency_branch": 1,
+    "04_fusion": 3,
+    "05_alignment": 3,
+    "06_generation": 4,
+    "07_ablations": 1,
+    "08_figures": 1,
+}
+
+
+class World:
+    """Folders of its own for data, runs and figures, and the commands that work on them."""
+
+    def __init__(self, folder: Path, data: Path | None = None):
+        self.folder, self.runs, self.figures = folder, folder / "runs", folder / "figures"
+        self.environment = os.environ | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "BRAINVIS_DATA": str(data or folder / "data"),
+            "BRAINVIS_RUNS": str(self.runs),
+            "BRAINVIS_FIGURES": str(self.figures),
+        }
+
+    def run(self, *command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
+
+    def snakemake(self, *options: str, grid=GRID) -> subprocess.CompletedProcess:
+        where = ["--directory", str(self.folder), "--cores", "2"]
+        return self.run("snakemake", *where, *options, "--config", *grid)
+
+    def planned(self) -> dict[str, int]:
+        """Runs that snakemake would make now, by notebook."""
+        answer = self.snakemake("--dry-run")
+        assert answer.returncode == 0, answer.stderr
+        counts = re.findall(r"^(\d\d_\w+)\s+(\d+)$", answer.stdout + answer.stderr, re.M)
+        return {notebook: int(count) for notebook, count in counts}
+
+    def results(self, who: str, ablation: str, stage: str) -> dict:
+        return json.loads((self.runs / "phantom_smoke" / who / ablation / stage / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = World(tmp_path_factory.mktemp("world"))
+    assert made.planned() == JOBS
+    answer = made.snakemake()
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return made
+
+
+def test_every_run_is_whole_and_says_what_it_was_made_from(world):
+    files = sorted(world.runs.glob("*/*/*/*/results.json"))
+    assert len(files) == sum(JOBS.values())
+    for file in files:
+        results = json.loads(file.read_text())
+        assert (file.parent / f"{NOTEBOOKS[results['stage']]}.ipynb").exists()
+        for needed, fingerprint in results["built_from"].items():
+            sources = [
+                json.loads(f.read_text())["fingerprint"] for f in world.runs.glob(f"*/*/*/{needed}/results.json")
+            ]
+            assert fingerprint in sources
+        assert results["made_with"]["packages"]["torch"] and results["study"]["preset"] == "smoke"
+        assert not list(file.parent.glob("*.checkpoint"))
+
+
+def test_a_second_time_nothing_runs(world):
+    assert world.planned() == {}
+
+
+def test_only_what_depends_on_a_lost_run_runs_again(world, tmp_path):
+    lost = world.runs / "phantom_smoke" / "sub-02" / "full" / "alignment"
+    kept = tmp_path / "alignment"
+    shutil.move(lost, kept)
+    try:
+        assert world.planned() == {"05_alignment": 1, "06_generation": 1, "07_ablations": 1, "08_figures": 1}
+    finally:
+        shutil.move(kept, lost)
+
+
+def execute_interactively(world, runs: Path, notebook: str, **parameters) -> None:
+    """As in JupyterLab: the parameters typed over, all cells run, no papermill."""
+    content = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4)
+    first = next(cell for cell in content.cells if cell.cell_type == "code")
+    first.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
+    environment = world.environment | {"BRAINVIS_RUNS": str(runs)}
+    NotebookClient(content, timeout=600, kernel_name="python3").execute(cwd=str(ROOT / "notebooks"), env=environment)
+
+
+def test_the_same_seed_and_interactive_use_give_the_same_results(world, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(world.runs, runs)
+    for stage in ("lmm_pretraining", "fusion", "alignment", "generation"):
+        who = "sub-01" if STAGES[stage].of_subject else "sub-all"
+        folder = runs / "phantom_smoke" / who / "full" / stage
+        shutil.rmtree(folder)
+        execute_interactively(world, runs, NOTEBOOKS[stage], preset="smoke")
+        again = json.loads((folder / "results.json").read_text())
+        assert again["metrics"] == world.results(who, "full", stage)["metrics"], stage
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"ablation": "no_tim"}, "no_frequency"),
+        ({"subject": 9}, "1, 2"),
+        ({"seed": 1}, "papermill notebooks/"),  # nothing was run for this seed yet
+    ],
+)
+def test_wrong_parameters_are_one_sentence(world, tmp_path, parameters, expected):
+    given = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+    output = tmp_path / "out.ipynb"
+    answer = world.run("papermill", "notebooks/05_alignment.ipynb", str(output), "-p", "preset", "smoke", *given)
+    assert answer.returncode != 0 and expected in answer.stderr
+
+
+def test_a_wrong_grid_is_one_sentence(world):
+    answer = world.snakemake("--dry-run", grid=["dataset=eeg40"])
+    assert answer.returncode != 0
+    assert "eegcvpr40" in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_figures_are_made(world):
+    folder = world.figures / "phantom_smoke"
+    assert (folder / "results.md").exists()
+    pictures = list(folder.glob("*.png"))
+    assert pictures and all(picture.with_suffix(".pdf").exists() for picture in pictures)

@@ -1,0 +1,75 @@
+"""The notebooks as they are committed: clean, short, parametrised alike, and free of what belongs in the package."""
+
+import ast
+import re
+
+import nbformat
+import pytest
+
+from brainvis.paths import ROOT
+from brainvis.runs import NOTEBOOKS
+
+FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PARAMETERS = {
+    "dataset": "phantom",
+    "subject": 1,
+    "ablation": "full",
+    "preset": "demo",
+    "seed": 0,
+    "protocol": "clean",
+    "backbone": "phantom",
+}
+
+
+@pytest.fixture(params=FILES, ids=lambda file: file.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_is_a_notebook_for_every_stage_and_no_other():
+    assert [file.stem for file in FILES] == sorted(NOTEBOOKS.values())
+
+
+def test_valid_and_without_outputs(notebook):
+    nbformat.validate(notebook)
+    for cell in code_cells(notebook):
+        assert not cell.outputs and cell.execution_count is None
+        assert set(cell.metadata) <= {"tags"}
+
+
+def test_the_first_code_cell_holds_the_parameters_and_nothing_else(notebook):
+    first = code_cells(notebook)[0]
+    assert first.metadata.tags == ["parameters"]
+    tree = ast.parse(first.source)
+    assert {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body} == PARAMETERS
+    assert not any("parameters" in cell.metadata.get("tags", []) for cell in code_cells(notebook)[1:])
+
+
+def test_words_stand_before_every_code_cell(notebook):
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert (
+        all(kinds[i - 1] == "markdown" for i, kind in enumerate(kinds) if i and kind == "code") and kinds[0] != "code"
+    )
+
+
+def test_cells_are_short_and_leave_the_work_to_the_package(notebook):
+    for cell in code_cells(notebook):
+        assert len(cell.source.splitlines()) <= 14, cell.source
+        tree = ast.parse(cell.source)
+        assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree))
+        assert ".backward(" not in cell.source and not re.search(r"for epoch\b", cell.source)
+
+
+def test_no_paths_in_notebooks(notebook):
+    for cell in code_cells(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.match(r"(/|\.\.?/|~|[A-Z]:\\)", node.value), node.value
+
+
+def test_the_last_cell_saves_the_results(notebook):
+    assert "study.save(" in "".join(cell.source for cell in code_cells(notebook)[-2:])

@@ -1,0 +1,175 @@
+"""Choices, fingerprints, folders, what is shared between ablations, and what is saved and loaded."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from brainvis.configuration import ABLATIONS, PRESETS, configure
+from brainvis.runs import STAGES, plan
+from brainvis.study import Study, StudyError
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("choice", "allowed"),
+    [
+        ({"dataset": "eeg"}, "phantom, eegcvpr40, recordings"),
+        ({"subject": 9}, "1, 2, 3, 4"),
+        ({"subject": "1"}, "1, 2, 3, 4"),
+        ({"subject": True}, "1, 2, 3, 4"),
+        ({"ablation": "no_tim"}, "no_time"),
+        ({"preset": "big"}, "paper, demo, smoke"),
+        ({"protocol": "dirty"}, "clean, paper"),
+        ({"seed": -1}, "from 0 on"),
+        ({"seed": 1.5}, "from 0 on"),
+        ({"backbone": "sd99"}, "phantom"),
+    ],
+)
+def test_wrong_choices_are_refused_with_the_allowed_ones(choice, allowed):
+    with pytest.raises(Exception, match=allowed) as refusal:
+        Study(**choice)
+    assert str(next(iter(choice.values()))) in str(refusal.value)
+
+
+def test_opening_a_study_does_not_wait_for_torch():
+    check = "import sys; from brainvis.study import Study; Study(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_every_ablation_changes_exactly_what_it_names():
+    for preset in PRESETS:
+        full = configure(preset, "full")
+        for name, ablation in ABLATIONS.items():
+            changed = configure(preset, name)
+            parts = {part for part in vars(full) if getattr(full, part) != getattr(changed, part)}
+            assert parts == set(ablation.changes), name
+
+
+@pytest.mark.parametrize(
+    ("ablation", "own"),
+    [
+        ("full", set(STAGES)),
+        ("no_refinement", {"generation"}),
+        ("no_semantic", {"generation"}),
+        ("no_time", {"fusion", "alignment", "generation"}),
+        ("no_finetuning", {"fusion", "alignment", "generation"}),
+        ("no_pretraining", {"lmm_pretraining", "fusion", "alignment", "generation"}),
+    ],
+)
+def test_an_ablation_owns_only_what_it_changes(ablation, own):
+    study = Study(ablation=ablation)
+    assert {stage for stage in STAGES if study.owner(stage) == ablation} == own
+
+
+def test_the_default_grid_shares_what_it_can():
+    studies = [Study(subject=subject) for subject in (1, 2)] + [Study(ablation=name) for name in ABLATIONS]
+    jobs = plan(studies)
+    counts = {stage: sum(job.stage == stage for job in jobs.values()) for stage in STAGES}
+    assert counts == {
+        "exploration": 1,
+        "lmm_pretraining": 2,  # full and no_pretraining
+        "frequency_branch": 1,
+        "fusion": 6,  # two subjects, and four ablations that change it
+        "alignment": 6,
+        "generation": 8,
+    }
+    for job in jobs.values():
+        assert all(source in jobs for source in job.built_from)
+
+
+def test_fingerprints_follow_what_a_stage_depends_on():
+    study = Study()
+    assert study.fingerprint("fusion") != Study(subject=2).fingerprint("fusion")
+    assert study.fingerprint("lmm_pretraining") == Study(subject=2).fingerprint("lmm_pretraining")
+    for other in (Study(seed=1), Study(protocol="paper"), Study(preset="smoke")):
+        assert all(study.fingerprint(stage) != other.fingerprint(stage) for stage in STAGES)
+        assert study.folder("fusion") != other.folder("fusion")  # nothing is overwritten by another choice
+
+
+def test_a_product_comes_back_as_it_was_saved(runs):
+    study, model = Study(), nn.Linear(3, 2)
+    study.checkpoint("fusion", "fused").write_bytes(b"half")
+    study.save("fusion", {"accuracy": torch.tensor(0.5)}, weights={"fused": model}, arrays={"labels": torch.arange(4)})
+    product = study.load("fusion")
+    assert product.folder == runs / "phantom" / "sub-01" / "full" / "fusion"
+    assert product.metrics == {"accuracy": 0.5}
+    assert torch.equal(product.load_weights("fused", nn.Linear(3, 2)).weight, model.weight)
+    assert torch.equal(product.arrays["labels"], torch.arange(4))
+    assert sorted(file.name for file in product.folder.iterdir()) == [
+        "arrays.safetensors",
+        "fused.safetensors",
+        "results.json",
+    ]
+    recorded = product.results
+    assert recorded["built_from"] == {need: study.fingerprint(need) for need in STAGES["fusion"].needs}
+    assert recorded["made_with"]["packages"]["torch"] and recorded["protocol"].startswith("clean")
+
+
+def test_an_ablation_finds_the_run_that_it_shares():
+    Study().save("alignment", {"value": 1})
+    assert Study(ablation="no_refinement").load("alignment").metrics == {"value": 1}
+    with pytest.raises(StudyError, match="no_time"):
+        Study(ablation="no_time").load("alignment")
+
+
+def test_a_missing_run_is_one_sentence_with_the_command():
+    with pytest.raises(StudyError, match=r"papermill notebooks/04_fusion\.ipynb .*-p subject 2"):
+        Study(subject=2, preset="smoke").load("fusion")
+
+
+def test_a_stale_run_names_both_fingerprints_and_the_command():
+    study = Study()
+    study.save("fusion", {})
+    file = study.folder("fusion") / "results.json"
+    results = json.loads(file.read_text())
+    file.write_text(json.dumps(results | {"fingerprint": "0123456789ab"}))
+    with pytest.raises(StudyError) as refusal:
+        study.load("fusion")
+    for part in ("0123456789ab", study.fingerprint("fusion"), "papermill"):
+        assert part in str(refusal.value)
+    file.write_text("{")
+    with pytest.raises(StudyError, match="damaged"):
+        study.load("fusion")
+
+
+def test_a_save_that_dies_leaves_no_run_behind(monkeypatch):
+    study = Study()
+    study.save("fusion", {"old": True})
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safetensors.torch.save_file", die)
+    with pytest.raises(KeyboardInterrupt):
+        study.save("fusion", {"new": True}, arrays={"labels": torch.arange(4)})
+    with pytest.raises(StudyError, match="has not been run"):
+        study.load("fusion")
+    assert not [file for file in os.listdir(study.folder("fusion")) if file.startswith(".")]
+
+
+def test_results_hold_no_number_that_json_cannot():
+    with pytest.raises(ValueError):
+        Study().save("fusion", {"loss": float("nan")})
+
+
+def test_gather_finds_every_run_that_is_up_to_date():
+    Study().save("fusion", {"who": 1})
+    Study(subject=2).save("fusion", {"who": 2})
+    Study(ablation="no_time").save("fusion", {"who": "no_time"})
+    Study(preset="smoke").save("fusion", {"who": "another study"})
+    stale = Study(subject=3).folder("fusion")
+    Study(subject=3).save("fusion", {"who": 3})
+    (stale / "results.json").write_text(
+        (stale / "results.json").read_text().replace('"fingerprint": "', '"fingerprint": "x')
+    )
+    assert sorted(str(product.metrics["who"]) for product in Study().gather("fusion")) == ["1", "2", "no_time"]

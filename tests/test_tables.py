@@ -1,0 +1,229 @@
+"""Every number in a table or figure is the number in a run's results.json; what others reported stays apart."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainvis import tables
+from brainvis.configuration import ABLATIONS
+from brainvis.plots.summary import ablation_figure, classification_figure
+from brainvis.publication import Publication
+from brainvis.reported import reported_table
+from brainvis.study import Study
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path / "runs"))
+    # Hashing ten megabytes again for each of hundreds of studies is all that these tests would do.
+    monkeypatch.setattr("brainvis.backbone.backbone_fingerprint", lambda name: f"the {name} backbone")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def study():
+    """Two subjects, three ablations, one of which shares its classifier; all numbers are different."""
+    rng = np.random.default_rng(0)
+
+    def score(chance=None):
+        low, value, high = np.sort(rng.random(3)).tolist()
+        return {"value": value, "low": low, "high": high} | ({"chance": chance} if chance else {})
+
+    def encoder():
+        parts = ("time", "frequency", "fused")
+        tops = {part: {f"top{k}": score(k / 40) for k in (1, 3, 5)} | {"macro_f1": score()} for part in parts}
+        return tops | {"history": [{"epoch": 1, "loss": 0.5}], "trials": 60}
+
+    def pictures(*kinds):
+        names = ("generation_accuracy", "clip_similarity", "ssim", "pixel_correlation")
+        sets = {"inception_score": {"value": rng.random() + 9}, "fid": {"value": rng.random() + 99}}
+        return {kind: {name: score(0.02) for name in names} | dict(sets) for kind in kinds}
+
+    for subject, ablation in ((1, "full"), (2, "full"), (1, "no_time")):
+        Study(subject=subject, ablation=ablation).save("fusion", encoder())
+        Study(subject=subject, ablation=ablation).save("generation", pictures("semantic", "refined"))
+    Study(ablation="no_refinement").save("generation", pictures("semantic"))
+    Study(ablation="no_semantic").save("generation", pictures("refined"))
+    return Study()
+
+
+def numbers_on_disk(folder):
+    """(run, path in the metrics) -> score, read from the files without the package."""
+    found = {}
+
+    def walk(run, path, metrics):
+        for name, value in metrics.items():
+            if isinstance(value, dict):
+                if "value" in value:
+                    found[run, ".".join([*path, name])] = value
+                else:
+                    walk(run, [*path, name], value)
+
+    for file in folder.glob("phantom/*/*/*/results.json"):
+        walk(file.parent.relative_to(folder).as_posix(), [], json.loads(file.read_text())["metrics"])
+    return found
+
+
+def parse_markdown(text):
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip().replace("\0", "|") for cell in line.replace(r"\|", "\0")[1:-1].split("|")] for line in lines]
+    return pd.DataFrame(cells[2:], columns=cells[0])
+
+
+def test_the_long_table_has_every_number_of_every_run_once(study, runs):
+    frame, disk = tables.gather_scores(study), numbers_on_disk(runs)
+    assert len(disk) == 3 * 12 + 3 * 12 + 2 * 6
+    assert set(zip(frame["run"], frame["score"], strict=True)) == set(disk) and len(frame) == len(disk)
+    for source in (frame, pd.read_csv(io.StringIO(tables.to_csv(frame)), float_precision="round_trip")):
+        for row in source.to_dict("records"):
+            written = disk[row["run"], row["score"]]
+            for key in ("value", "low", "high", "chance"):
+                assert row[key] == written[key] if key in written else pd.isna(row[key])
+            kept = json.loads((runs / row["run"] / "results.json").read_text())
+            assert (row["fingerprint"], row["protocol"]) == (kept["fingerprint"], "clean")
+
+
+def test_a_stale_run_is_left_out(study, runs):
+    file = runs / "phantom" / "sub-02" / "full" / "fusion" / "results.json"
+    file.write_text(file.read_text().replace('"fingerprint": "', '"fingerprint": "old', 1))
+    frame = tables.gather_scores(study)
+    assert not ((frame["subject"] == 2) & (frame["stage"] == "fusion")).any()
+    row = tables.main_table(study, frame).query("subject == 2").iloc[0]
+    assert row["CA top-1"] == "" and row["GA"] != ""
+
+
+def test_the_main_table_shows_the_numbers_of_the_runs(study, runs):
+    disk, table = numbers_on_disk(runs), tables.main_table(study, tables.gather_scores(study))
+    assert list(zip(table["subject"], table["ablation"], strict=True)) == [
+        (1, "full"), (2, "full"), (1, "no_time"), (1, "no_refinement"), (1, "no_semantic"),
+    ]  # fmt: skip
+    places = {"CA top-1": "fused.top1", "CA top-3": "fused.top3", "CA top-5": "fused.top5", "F1": "fused.macro_f1"}
+    pictures = {"GA": "generation_accuracy", "IS": "inception_score", "FID": "fid", "CLIP": "clip_similarity"}
+    pictures |= {"SSIM": "ssim", "pixel correlation": "pixel_correlation"}
+    for row in table.to_dict("records"):
+        owner = row["ablation"] if row["ablation"] in ("full", "no_time") else "full"
+        kind = "semantic" if row["ablation"] == "no_refinement" else "refined"
+        folder = f"phantom/sub-0{row['subject']}"
+        cells = {column: disk[f"{folder}/{owner}/fusion", path] for column, path in places.items()}
+        run = f"{folder}/{row['ablation']}/generation"
+        cells |= {column: disk[run, f"{kind}.{path}"] for column, path in pictures.items()}
+        for column, score in cells.items():
+            digits = 2 if column in ("IS", "FID") else 3
+            expected = f"{score['value']:.{digits}f}"
+            if "low" in score:
+                expected += f" [{score['low']:.{digits}f}, {score['high']:.{digits}f}]"
+            assert row[column] == expected
+        assert row["protocol"] == "clean"
+
+
+def test_tables_like_the_papers_keep_measured_and_reported_apart(study, runs):
+    scores, disk = tables.gather_scores(study), numbers_on_disk(runs)
+    classified, drawn = tables.classification_table(study, scores), tables.pictures_table(study, scores)
+    assert classified["ablation"].tolist() == ["full", "full", "no_time"]
+    assert drawn["pictures of"].value_counts().to_dict() == {
+        "semantic stage alone": 3,
+        "cascade": 3,
+        "refinement stage alone": 1,
+    }
+    alone = drawn[drawn["pictures of"] == "refinement stage alone"].iloc[0]
+    measured = disk["phantom/sub-01/no_semantic/generation", "refined.generation_accuracy"]["value"]
+    assert alone["ablation"] == "full" and alone["GA"].startswith(f"{measured:.3f} [")
+    for table, number in ((classified, 3), (drawn, 4)):
+        reminders = [column for column in table if "reported" in column.lower()]
+        assert reminders == list(table.columns[-len(reminders) :])  # to the right of everything measured
+        assert table["reported for"].str.contains(f"EEGCVPR40, .*chosen on test; .*2312.14871, table {number}").all()
+    assert alone["REPORTED, not measured: GA"] == "0.4501"
+
+
+def test_the_paper_protocol_is_marked_in_every_row():
+    study = Study(protocol="paper")
+    study.save("fusion", {"fused": {"top1": {"value": 0.5, "low": 0.4, "high": 0.6}}})
+    scores = tables.gather_scores(study)
+    for table in (tables.main_table(study, scores), tables.classification_table(study, scores)):
+        assert len(table) == 1 and table["protocol"].str.contains("paper: chosen on TEST").all()
+
+
+def test_without_any_run_tables_are_empty_and_all_is_missing():
+    study = Study()
+    scores = tables.gather_scores(study)
+    parts = (tables.main_table, tables.classification_table, tables.pictures_table)
+    assert [len(part(study, scores)) for part in parts] == [0, 0, 0]
+    assert tables.compared_subject(study, scores) == 1
+    assert set(tables.missing_runs(study)["ablation"]) == set(ABLATIONS)
+
+
+def test_missing_runs_come_with_the_command_that_makes_them(study):
+    missing = tables.missing_runs(study)
+    pairs = set(zip(missing["ablation"], missing["stage"], strict=True))
+    assert ("no_time", "alignment") in pairs and ("no_time", "fusion") not in pairs
+    assert not {ablation for ablation, _ in pairs} & {"no_refinement", "no_semantic"}
+    command = missing.query("ablation == 'no_frequency' and stage == 'fusion'")["command"].item()
+    assert "notebooks/04_fusion.ipynb" in command and "-p ablation no_frequency" in command
+    assert tables.compared_subject(study, tables.gather_scores(study)) == 1
+
+
+def test_markdown_round_trip(study):
+    table = tables.classification_table(study, tables.gather_scores(study)).astype(str)
+    pd.testing.assert_frame_equal(parse_markdown(tables.to_markdown(table)), table, check_dtype=False)
+    odd = pd.DataFrame({"a|b": ["x|y", "two\nlines", None]})
+    assert parse_markdown(tables.to_markdown(odd))["a|b"].tolist() == ["x|y", "two lines", ""]
+
+
+def heights(axes):
+    return sorted(patch.get_height() for patch in axes.patches)
+
+
+def test_bars_are_as_high_as_the_numbers_in_the_runs(study, runs):
+    scores, disk = tables.gather_scores(study), numbers_on_disk(runs)
+    for top, axes in zip((1, 3, 5), classification_figure(scores).axes, strict=True):
+        expected = [s["value"] for (run, path), s in disk.items() if path.endswith(f".top{top}") and "/full/" in run]
+        assert heights(axes) == sorted(expected)
+    left, right = ablation_figure(scores, 1).axes
+    mine = {place: score["value"] for place, score in disk.items() if "sub-01" in place[0]}
+    assert heights(left) == sorted(value for (_, path), value in mine.items() if path == "fused.top1")
+    assert heights(right) == sorted(value for (_, path), value in mine.items() if path.endswith("generation_accuracy"))
+
+
+def test_frequent_errors_are_counted():
+    labels = [0, 0, 0, 1, 1, 2]
+    predicted = [1, 1, 0, 2, 1, 0]
+    errors = tables.frequent_errors(np.eye(3)[predicted], labels, ("a", "b", "c"))
+    assert errors.values.tolist() == [["a", "b", 2], ["b", "c", 1], ["c", "a", 1]]
+    assert tables.frequent_errors(np.eye(3)[labels], labels, ("a", "b", "c")).empty
+
+
+def test_reported_numbers_agree_among_the_papers_own_tables():
+    whole = {number: reported_table(number) for number in range(1, 8)}
+    average = whole[1].query("method == 'BrainVis' and subject == 'average'")[["GA", "IS", "FID"]].iloc[0]
+    cascade = whole[4].query("ablation == 'full' and `pictures of` == 'cascade'")[["GA", "IS", "FID"]].iloc[0]
+    same = whole[5].query("`pre-trained on` == 'same set (12k)'").iloc[0]
+    assert average.tolist() == cascade.tolist() == same[["GA", "IS", "FID"]].tolist()
+    accuracy = whole[2].query("method == 'BrainVis'")["top-1"].item()
+    assert accuracy == whole[3].query("ablation == 'full'")["top-1"].item() == same["top-1"]
+    without = whole[3].query("ablation == 'no_frequency'")["top-1"].item()
+    assert without == whole[6].query("codewords == 660")["top-1"].item()
+    for number, table in whole.items():
+        assert (table["kind"] == "reported").all() and (table["data set"] == "EEGCVPR40").all()
+        assert table["source"].str.contains(f"table {number}").all() and table["protocol"].str.len().all()
+    with pytest.raises(KeyError, match="1, 2, 3"):
+        reported_table(9)
+
+
+def test_figures_are_the_same_bytes_and_name_their_runs(study, tmp_path):
+    products, scores = tables.gather_runs(study, "fusion"), tables.gather_scores(study)
+    assert len(products) == 3
+    written = []
+    for name in ("first", "second"):
+        publication = Publication(tmp_path / name)
+        publication.add_figure("bars", classification_figure(scores), "Bars.", products)
+        publication.add_text("bars.md", "| a |\n", "Bars.", products[:1])
+        index = publication.write_index()
+        written.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
+    assert written[0] == written[1] and set(written[0]) == {"bars.png", "bars.pdf", "bars.md", "figures.json"}
+    assert json.loads(written[0]["figures.json"]) == index
+    assert index["bars"]["files"] == ["bars.png", "bars.pdf", "bars.md"]
+    wanted = {"phantom/sub-01/full/fusion": Study().fingerprint("fusion")}
+    assert wanted.items() <= index["bars"]["made from"].items() and len(index["bars"]["made from"]) == 3
