@@ -22,7 +22,7 @@ lab: .venv/installed
 	jupyter lab --notebook-dir=notebooks
 
 benchmark: .venv/installed
-	python -m tests.benchmarks
+	python tests/benchmarks/models.py
 
 .venv/installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "brainvis needs Python 3.11 or newer, this is " + sys.version)'
