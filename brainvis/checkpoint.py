@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from brainvis.configuration import Training
+from brainvis.paths import write_aside
 
 SECONDS_BETWEEN = 20.0  # at least, from one file to the next
 WRITING_SHARE = 0.05  # at most, of the training's time: the `paper` alignment network makes files of 4 GB
@@ -69,15 +70,10 @@ class Checkpoint:
         content = {"identity": self.identity, "progress": {f.name: getattr(progress, f.name) for f in fields(progress)}}
         if not progress.finished:
             content |= {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(content, aside)
-            os.replace(aside, self.path)
+            write_aside(self.path, lambda path: torch.save(content, path))
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             warnings.warn(f"{self.path}: no checkpoint written ({error}); the training goes on", stacklevel=3)
-        finally:
-            aside.unlink(missing_ok=True)
         spent = time.monotonic() - start
         self.due = time.monotonic() + max(SECONDS_BETWEEN, spent / WRITING_SHARE)
 

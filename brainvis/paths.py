@@ -1,8 +1,9 @@
-"""Where things are: the repository's folders, each of which an environment variable can move."""
+"""Where things are, each folder movable by an environment variable, and how files are written there."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,3 +22,17 @@ def runs_folder() -> Path:
 def figures_folder() -> Path:
     """Folder of the paper's figures and tables: `figures`, or `$BRAINVIS_FIGURES`."""
     return Path(os.environ.get("BRAINVIS_FIGURES", ROOT / "figures"))
+
+
+def write_aside(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path` and rename it: a reader never meets half a file, whatever is killed.
+
+    The process's number is in its name, for runs of two subjects may write the same file at the same time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

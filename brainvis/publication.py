@@ -6,12 +6,12 @@ The same results give the same files, byte for byte: no file holds the time it w
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from .paths import write_aside
 from .study import Product
 from .tables import run_of
 
@@ -69,13 +69,3 @@ class Publication:
         known = self.index.get(name, {"files": [], "made from": {}})
         runs = dict(sorted((known["made from"] | runs).items()))
         self.index[name] = {"files": known["files"] + files, "caption": caption, "made from": runs}
-
-
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Write next to `path` and rename: a reader never meets half a file."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

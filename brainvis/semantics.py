@@ -7,7 +7,6 @@ per trial.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from .backbone import Backbone
+from .paths import write_aside
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,9 @@ def _read(file: Path, fingerprint: str) -> TextStates | None:
 
 
 def _write(states: TextStates, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f"{file.name}.{os.getpid()}.part")  # runs of two subjects may write at the same time
     notes = {"backbone": states.fingerprint, "texts": json.dumps(states.texts)}
-    try:
-        save_file({"states": states.states.contiguous()}, aside, metadata=notes)
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
+    content = {"states": states.states.contiguous()}
+    write_aside(file, lambda path: save_file(content, path, metadata=notes))
 
 
 # What the predicted states say

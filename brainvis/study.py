@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .configuration import ABLATIONS, PRESETS, Configuration, as_dictionary, configure
-from .paths import ROOT, data_folder, figures_folder, runs_folder
+from .paths import ROOT, data_folder, figures_folder, runs_folder, write_aside
 from .runs import NOTEBOOKS, STAGES, SUMMARIES, stage_fingerprint
 
 if TYPE_CHECKING:
@@ -211,10 +211,10 @@ class Study:
         (folder / "results.json").unlink(missing_ok=True)
         for name, module in (weights or {}).items():
             state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-            _write_aside(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
+            write_aside(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
         if arrays:
             plain = {key: torch.as_tensor(value).detach().cpu().contiguous() for key, value in arrays.items()}
-            _write_aside(folder / "arrays.safetensors", lambda path: save_file(plain, path))
+            write_aside(folder / "arrays.safetensors", lambda path: save_file(plain, path))
         owner = self.owned_by(self.owner(stage))
         needs = STAGES[stage].needs if stage in STAGES else ()
         results = {
@@ -232,7 +232,7 @@ class Study:
             "made_with": _made_with(),
         }
         text = json.dumps(results, indent=1, default=_plain, allow_nan=False)
-        _write_aside(folder / "results.json", lambda path: Path(path).write_text(text + "\n"))
+        write_aside(folder / "results.json", lambda path: path.write_text(text + "\n"))
         for checkpoint in folder.glob("*.checkpoint"):
             checkpoint.unlink()  # the training it belongs to is whole
         return json.loads(text)
@@ -302,16 +302,6 @@ class Product:
 def _check(what: str, value: object, allowed) -> None:
     if value not in allowed or isinstance(value, bool):
         raise StudyError(f"{what} is {value!r}; it has to be one of: {', '.join(map(str, allowed))}")
-
-
-def _write_aside(path: Path, write) -> None:
-    """Write next to `path` and rename: a reader never meets half a file."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _sizes(partition: Partition | None) -> dict | None:

@@ -64,8 +64,8 @@ single precision), AdamW, moving average of the weights, warm-up and cosine deca
   states, pooled, join the time embedding (an option of UNet2DConditionModel that Stable Diffusion 1.5 does not use).
 - Denoiser alone, on states between texts ({between_minutes:g} minutes): in place of a caption's states a point on the
   line from those of the class name, a quarter of the way at least, of half its length at least. Predictions from EEG
-  are such states; Stable Diffusion follows them without being taught to, a model that met only whole captions does not
-  (a quarter of the way, it placed the object no better than by chance).
+  are such states. A model that had met only whole captions did not follow them: at 0.37 of the way it placed 10 of 60
+  objects rightly, afterwards 60 of 60. How well Stable Diffusion follows such states was not measured here.
 - CLIP pair ({clip_minutes:.0f} minutes): contrastive, captions and (a third) class names, batches of 96.
 
 Training is limited by time, not steps, so a faster machine gives a better model and no two runs are equal to the bit.

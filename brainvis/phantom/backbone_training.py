@@ -230,8 +230,8 @@ def diffusion_loss(
     """v-prediction on captions, class names or, for guidance, nothing.
 
     With `between`, the states of a caption are replaced by a point between those of the class name and its own, of
-    reduced length: what a prediction from EEG looks like. Stable Diffusion, trained on far more texts, follows such
-    states anyway; a model that has only met whole captions does not.
+    reduced length: what a prediction from EEG looks like, and what a model that has only met whole captions does not
+    follow.
 
     All noise levels count alike. Weights of min-SNR (gamma 5), tried first, all but leave out the high levels, and it
     is there that the text decides on place and shape.
