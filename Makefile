@@ -17,7 +17,7 @@ reproduce: .venv/installed
 	echo "Figures and tables: figures/   Executed notebooks: papermill_runs/"
 
 test: .venv/installed
-	ruff check . && ruff format --check . && python -m pytest -q $(ARGS)
+	ruff check . && ruff format --check . && python -m pytest -q -n $(CORES) --dist loadfile $(ARGS)
 
 lab: .venv/installed
 	jupyter lab --notebook-dir=notebooks

@@ -1,15 +1,15 @@
-# Which runs are missing, and how to make them: data set x subject x ablation -> executed notebooks -> figures.
+# Which runs are missing or out of date, and how to make them: data set x subject x ablation -> notebooks -> figures.
 #
 #   snakemake --cores 2                                                    the default study
 #   snakemake --cores 2 --config dataset=eegcvpr40 preset=paper 'subjects=[1,2,3,4,5,6]' 'ablations=[full]'
 #   snakemake --cores 2 --dry-run                                          only say what would run
 #
-# `full` runs for all subjects, the other ablations for the first. The graph itself is in brainvis/runs.py.
+# `full` runs for all subjects, the other ablations for the first. The graph itself is in brainvis/graph.py.
 import sys
 
 from brainvis.configuration import ABLATIONS
-from brainvis.runs import NOTEBOOKS, plan
-from brainvis.study import Study
+from brainvis.files import BrainvisError
+from brainvis.graph import NOTEBOOKS, Choice, plan
 
 
 def number(value):  # snakemake hands over the numbers of a list as text
@@ -19,27 +19,29 @@ def number(value):  # snakemake hands over the numbers of a list as text
 CHOICES = {key: config[key] for key in ("dataset", "preset", "seed", "protocol", "backbone") if key in config}
 SUBJECTS = [number(subject) for subject in config.get("subjects", [1, 2])]
 try:
-    FULL = [Study(subject=subject, **CHOICES) for subject in SUBJECTS]
-    REST = [Study(subject=SUBJECTS[0], ablation=name, **CHOICES) for name in config.get("ablations", ABLATIONS)]
+    FULL = [Choice(subject=subject, **CHOICES) for subject in SUBJECTS]
+    REST = [Choice(subject=SUBJECTS[0], ablation=name, **CHOICES) for name in config.get("ablations", ABLATIONS)]
     JOBS = plan(FULL + REST)
-except Exception as wrong:  # a wrong choice is one sentence here, not a traceback through Snakemake
+except BrainvisError as wrong:  # a wrong choice is one sentence here, not a traceback through Snakemake
     sys.exit(f"brainvis: {wrong}")
 
 
-def job(wildcards, stage):
-    return JOBS["/".join((wildcards.study, wildcards.who, wildcards.ablation, stage))]
+def job(wildcards):
+    return JOBS["/".join((wildcards.study, wildcards.who, wildcards.ablation, wildcards.stage))]
 
 
 wildcard_constraints:
     who="sub-[^/]+",
     ablation="[^/]+",
+    stage="[^/]+",
+    fingerprint="[0-9a-f]+",
 
 
 rule all:
     default_target: True
     localrule: True
     input:
-        [f"{folder}/results.json" for folder in JOBS],
+        [job.done for job in JOBS.values()],
 
 
 # Has no output, so that it prints the table of this study whether or not anything had to run.
@@ -53,24 +55,24 @@ rule table:
         "cat {params.table:q}"
 
 
-# One rule a notebook: its runs are counted under its name. The executed notebook is a log, so that Snakemake keeps
-# it where a cell failed.
-for stage, notebook in NOTEBOOKS.items():
+# One rule a notebook: its runs are counted under its name. What Snakemake looks for is an empty file that is named after
+# the fingerprint of the run, so that a run that is out of date is one that is missing. The executed notebook is a log,
+# the fingerprint of the run, so that a run that is out of date is one that is missing.
+for notebook in NOTEBOOKS.values():
+    stages = "|".join(sorted({job.stage for job in JOBS.values() if job.notebook == notebook})) or "none"
 
     rule:
         name:
             notebook
         input:
-            notebook=os.path.join(workflow.basedir, "notebooks", f"{notebook}.ipynb"),
-            runs=lambda wildcards, stage=stage: [f"{run}/results.json" for run in job(wildcards, stage).built_from],
+            runs=lambda wildcards: [JOBS[run].done for run in job(wildcards).built_from],
         output:
-            f"{{study}}/{{who}}/{{ablation}}/{stage}/results.json",
-        log:
-            f"{{study}}/{{who}}/{{ablation}}/{stage}/{notebook}.ipynb",
+            f"{{study}}/{{who}}/{{ablation}}/{{stage,{stages}}}/{{fingerprint}}.whole",
         params:
-            parameters=lambda wildcards, stage=stage: job(wildcards, stage).parameters,
-            fingerprint=lambda wildcards, stage=stage: job(wildcards, stage).fingerprint,
+            notebook=os.path.join(workflow.basedir, "notebooks", f"{notebook}.ipynb"),
+            executed=f"{{study}}/{{who}}/{{ablation}}/{{stage}}/{notebook}.ipynb",
+            parameters=lambda wildcards: job(wildcards).parameters,
         message:
             f"{notebook} ({{wildcards.who}}, {{wildcards.ablation}})"
         shell:
-            "papermill --kernel python3 {input.notebook} {log} {params.parameters}"
+            "papermill --kernel python3 {params.notebook:q} {params.executed:q} {params.parameters} && touch {output:q}"

@@ -1,16 +1,18 @@
-"""`python -m brainvis check | caption | original`: what is done before or beside the notebooks."""
+"""`python -m brainvis check | caption | original | accept`: what is done before or beside the notebooks."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
+from dataclasses import fields
 from pathlib import Path
 
-from .backbone_files import BackboneError
-from .captioners import CAPTIONER, SMALL_CAPTIONER, CaptionError
-from .datasets import DATASETS, DatasetError
-from .study import Study, StudyError
+from brainvis.data import DATASETS
+from brainvis.evaluation.needs import as_text, can_start, check
+from brainvis.files import BrainvisError
+from brainvis.generation.weights import CAPTIONER, SMALL_CAPTIONER
+from brainvis.graph import Choice
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m brainvis", description=__doc__.split(": ", 1)[1])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("check", help="which data and weights are here, which are missing, whence they come")
+    command = commands.add_parser("check", help="which data and weights are here, which are missing, and their sources")
     command.add_argument("--dataset", choices=DATASETS, default="phantom", help="of the run you have in mind")
     command.add_argument("--backbone", default="phantom", help="phantom, sd15, or a path")
     command.set_defaults(run=_check)
@@ -31,27 +33,39 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--batch-size", type=int, default=8, help="pictures at a time (default 8)")
     command.set_defaults(run=_caption)
 
-    command = commands.add_parser("original", help="take over weights from the checkpoints that the authors send")
-    command.add_argument("files", nargs="+", metavar="FILE", help="the authors' files; see README")
-    command.add_argument("--dataset", choices=DATASETS, default="eegcvpr40")
-    command.add_argument("--subject", type=int, required=True, help="whose fused and aligned model it is")
-    command.add_argument("--preset", default="paper")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--protocol", default="paper")
-    command.add_argument("--backbone", default="sd15")
+    command = commands.add_parser("original", help="load the checkpoints that the authors send into a study")
+    command.add_argument("files", nargs="+", metavar="FILE", type=Path, help="the authors' files; see README")
+    _add_choice(command, dataset="eegcvpr40", subject=None, preset="paper", protocol="paper", backbone="sd15")
     command.set_defaults(run=_original)
+
+    command = commands.add_parser("accept", help="keep the runs of a study although their code has changed since")
+    command.add_argument("--reason", required=True, help="why no result changes; recorded in each results.json")
+    _add_choice(command)
+    command.set_defaults(run=_accept)
 
     chosen = parser.parse_args(arguments)
     try:
         return chosen.run(chosen)
-    except (BackboneError, CaptionError, DatasetError, StudyError, ValueError) as error:
+    except (BrainvisError, ValueError) as error:
         print(f"brainvis: {error}", file=sys.stderr)
         return 1
 
 
-def _check(chosen: argparse.Namespace) -> int:
-    from .check import as_text, can_start, check
+def _add_choice(command: argparse.ArgumentParser, **defaults: object) -> None:
+    """One option a parameter of a study; a default of None makes it required."""
+    for field in fields(Choice):
+        default = defaults.get(field.name, field.default)
+        option, kind = f"--{field.name}", type(field.default)
+        command.add_argument(option, type=kind, default=default, required=default is None, help=f"default {default}")
 
+
+def _study(chosen: argparse.Namespace):
+    from brainvis.study import Study  # torch comes with it, which `check` does not wait for
+
+    return Study(**{field.name: getattr(chosen, field.name) for field in fields(Choice)})
+
+
+def _check(chosen: argparse.Namespace) -> int:
     items = check(chosen.dataset, chosen.backbone)
     print(f"What dataset={chosen.dataset} backbone={chosen.backbone} needs (another choice: --dataset, --backbone)\n")
     print(as_text(items), end="\n\n")
@@ -59,35 +73,31 @@ def _check(chosen: argparse.Namespace) -> int:
     if lacking["useful"]:
         print(f"{len(lacking['useful'])} useful things are missing: what needs them is left out, and said.")
     if can_start(items):
-        print(f"This run can start: make reproduce{_options(chosen)}")
+        changed = [f"{name}={getattr(chosen, name)}" for name in ("dataset", "backbone")]
+        changed = [choice for choice in changed if not choice.endswith("=phantom")]
+        options = f" ARGS='--config {' '.join(changed)} preset=paper'" if changed else ""
+        print(f"This run can start: make reproduce{options}")
         return 0
     print(f"This run cannot start without {' and '.join(lacking['needed'])}.")
     return 1
 
 
-def _options(chosen: argparse.Namespace) -> str:
-    """What the default study is called with to become the chosen one."""
-    changed = [
-        f"{name}={value}"
-        for name, value in (("dataset", chosen.dataset), ("backbone", chosen.backbone))
-        if value != "phantom"
-    ]
-    return f" ARGS='--config {' '.join(changed)} preset=paper'" if changed else ""
-
-
 def _caption(chosen: argparse.Namespace) -> int:
-    from .captions import caption_dataset
+    from brainvis.generation.captions import caption_dataset
 
     print(caption_dataset(chosen.dataset, chosen.model, batch_size=chosen.batch_size))
     return 0
 
 
 def _original(chosen: argparse.Namespace) -> int:
-    from .handover import install
+    from brainvis.models.original import install
 
-    choices = ("dataset", "subject", "preset", "seed", "protocol", "backbone")
-    study = Study(**{name: getattr(chosen, name) for name in choices})
-    print("\n".join(install(study, [Path(file) for file in chosen.files])))
+    print("\n".join(install(_study(chosen), chosen.files)))
+    return 0
+
+
+def _accept(chosen: argparse.Namespace) -> int:
+    print("\n".join(_study(chosen).accept(chosen.reason)))
     return 0
 
 

@@ -6,25 +6,33 @@ same structure that a laptop trains in minutes; `smoke` only proves that everyth
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass
+from typing import Annotated, Any, Literal
 
-from .paths import resolve
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from brainvis.files import BrainvisError, resolve
+
+settings = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 
 
-@dataclass(frozen=True)
+@settings
 class Training:
     """How one model is trained; read by `brainvis.training.fit`."""
 
-    epochs: int
-    learning_rate: float = 5e-4
-    batch_size: int = 128
-    optimiser: str = "adamw"  # or "adam"
-    weight_decay: float = 0.01  # AdamW's default, which the release leaves as it is
-    schedule: str = "constant"  # or "cosine": one warm-up epoch, then down to zero
+    epochs: Annotated[int, Field(ge=0)]  # 0: nothing is trained
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-4
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    optimiser: Literal["adam", "adamw"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01  # AdamW's default, as in the release
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: one warm-up epoch, then down to zero
 
 
-@dataclass(frozen=True)
+@settings
 class TimeBranch:
     """The transformer of the time branch and its Latent Masked Modeling (LMM)."""
 
@@ -46,7 +54,7 @@ class TimeBranch:
     finetuning: Training = Training(epochs=80, optimiser="adam", weight_decay=0.0)  # of 400, from epoch 80
 
 
-@dataclass(frozen=True)
+@settings
 class FrequencyBranch:
     """The LSTM that reads the amplitude spectrum, one frequency after the other."""
 
@@ -56,28 +64,28 @@ class FrequencyBranch:
     training: Training = Training(epochs=1000, learning_rate=1e-3, optimiser="adam", weight_decay=0.0)
 
 
-@dataclass(frozen=True)
+@settings
 class Fusion:
-    """The time-frequency encoder: which branches it joins and which weights the time branch starts from."""
+    """The fused encoder: which branches it joins and which weights the time branch starts from."""
 
-    branches: tuple[str, ...] = ("time", "frequency")
-    time_weights: str = "finetuned"  # or "pretrained"
+    branches: tuple[str, ...] = ("time", "frequency")  # names in `brainvis.models.ENCODERS`
+    time_weights: Literal["finetuned", "pretrained"] = "finetuned"
     training: Training = Training(epochs=50)
 
 
-@dataclass(frozen=True)
+@settings
 class Alignment:
-    """Semantic interpolation: the map from the fused embedding to CLIP text states."""
+    """Semantic interpolation: the map from the fused embedding to CLIP text embeddings."""
 
     wide: int = 4096
     narrow: int = 1024
-    targets: tuple[str, ...] = ("coarse", "fine")
+    targets: tuple[str, ...] = ("coarse", "fine")  # at least one of the two
     mean_squared_error: bool = True  # the release adds it to the paper's cosine loss
     train_encoder: bool = True  # the fused encoder keeps learning, as in the release's third state dict
     training: Training = Training(epochs=500)
 
 
-@dataclass(frozen=True)
+@settings
 class Generation:
     """The cascade: semantic stage, then refinement by image-to-image."""
 
@@ -93,7 +101,7 @@ class Generation:
     batch_size: int = 4
 
 
-@dataclass(frozen=True)
+@settings
 class Phantom:
     """Size of the embedded world; see `brainvis.phantom`."""
 
@@ -105,16 +113,17 @@ class Phantom:
     signal: float = 1.0  # gain of everything evoked or induced by the picture; 0 leaves noise alone
 
 
-@dataclass(frozen=True)
+@settings
 class Configuration:
     """All stages together."""
 
-    time: TimeBranch = field(default_factory=TimeBranch)
-    frequency: FrequencyBranch = field(default_factory=FrequencyBranch)
-    fusion: Fusion = field(default_factory=Fusion)
-    alignment: Alignment = field(default_factory=Alignment)
-    generation: Generation = field(default_factory=Generation)
-    phantom: Phantom = field(default_factory=Phantom)
+    time: TimeBranch = TimeBranch()
+    frequency: FrequencyBranch = FrequencyBranch()
+    fusion: Fusion = Fusion()
+    alignment: Alignment = Alignment()
+    generation: Generation = Generation()
+    phantom: Phantom = Phantom()
+    encoders: dict[str, dict[str, Any]] = Field(default_factory=dict)  # arguments of other branches, by their names
 
 
 PRESETS = {
@@ -167,7 +176,7 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
+@settings
 class Ablation:
     """One change to the configuration: `changes` maps a stage's configuration to the fields it replaces."""
 
@@ -188,23 +197,12 @@ ABLATIONS = {
 
 # A person's own recordings have fewer trials and channels than the phantom: `demo` becomes smaller, its batches too,
 # so that there are enough steps. Frequencies are read up to the usual upper edge of their filters.
+SMALL = {"unit_length": 16, "width": 64, "layers": 2, "feedforward": 128, "dropout": 0.2, "codewords": 32}
+TWENTY_EPOCHS = {"epochs": 20, "batch_size": 32}
 FOR_DATASET = {
     ("demo", "recordings"): {
-        "time": {
-            "unit_length": 16,
-            "width": 64,
-            "layers": 2,
-            "feedforward": 128,
-            "dropout": 0.2,
-            "codewords": 32,
-            "pretraining": {"epochs": 20, "batch_size": 32},
-            "finetuning": {"epochs": 20, "batch_size": 32},
-        },
-        "frequency": {
-            "width": 64,
-            "highest_frequency": 45.0,
-            "training": {"epochs": 40, "batch_size": 32},
-        },
+        "time": {**SMALL, "pretraining": TWENTY_EPOCHS, "finetuning": TWENTY_EPOCHS},
+        "frequency": {"width": 64, "highest_frequency": 45.0, "training": {"epochs": 40, "batch_size": 32}},
         "fusion": {"training": {"epochs": 20, "batch_size": 8}},
     }
 }
@@ -221,70 +219,62 @@ def configure(preset: str, ablation: str, dataset: str = "phantom") -> Configura
             generation: {samples: 1, semantic_steps: 20}
 
     Raises:
-        ValueError: a preset that is neither, or a file with a field or value that is not allowed.
-        KeyError: an ablation that is not in its table; `Study` says so in words before it gets here.
+        BrainvisError: a preset that is neither, or a file with a field or value that is not allowed.
+        KeyError: an ablation that is not in its table.
     """
     start, own = (preset, {}) if preset in PRESETS else _read_preset(preset)
-    configuration = PRESETS[start]
-    for change in (FOR_DATASET.get((start, dataset), {}), own, ABLATIONS[ablation].changes):
-        configuration = _change(configuration, change)
-    return configuration
+    configuration = changed(PRESETS[start], FOR_DATASET.get((start, dataset), {}))
+    try:
+        configuration = changed(configuration, own)
+    except BrainvisError as error:
+        raise BrainvisError(f"preset {preset}: {error}") from error
+    return changed(configuration, ABLATIONS[ablation].changes)
+
+
+def changed(part: Any, changes: Mapping) -> Any:
+    """A configuration, or a part of one, with some of its fields replaced; nested as the dataclasses are.
+
+    Raises:
+        BrainvisError: a field that does not exist, or a value that it cannot have: its dotted path, what is allowed.
+    """
+    kind = TypeAdapter(type(part))
+    try:  # as JSON, so that lists become tuples while text never becomes a number
+        return kind.validate_json(json.dumps(_merged(asdict(part), changes)), strict=True)
+    except ValidationError as error:
+        raise BrainvisError(_explained(part, error.errors()[0])) from error
+
+
+def _merged(values: dict, changes: Mapping) -> dict:
+    both = {name for name in changes if isinstance(changes[name], Mapping) and isinstance(values.get(name), dict)}
+    return {**values, **changes, **{name: _merged(values[name], changes[name]) for name in both}}
+
+
+def _explained(part: Any, error: dict) -> str:
+    """What is wrong, in a sentence, from the first of pydantic's errors."""
+    *parents, last = error["loc"]
+    path = ".".join(map(str, error["loc"]))
+    for name in parents:
+        part = getattr(part, str(name), part)
+    if error["type"] == "unexpected_keyword_argument":
+        where = ".".join(map(str, parents)) or "the configuration"
+        return f"there is no {path}; {where} has {', '.join(field.name for field in fields(part))}"
+    present = getattr(part, str(last), None)
+    known = [field.name for field in fields(present)] if is_dataclass(present) else present
+    wrong = "missing" if error["type"] == "missing" else repr(error["input"])
+    return f"{path} is {wrong}; it has to be a value like {known!r} ({error['msg']})"
 
 
 def _read_preset(name: str) -> tuple[str, dict]:
     """The preset that a file starts from, and its changes."""
-    import yaml
-
-    file, allowed = resolve(name), f"one of {', '.join(PRESETS)}, or the path of a YAML file"
+    file, names = resolve(name), ", ".join(PRESETS)
     if file.suffix not in (".yml", ".yaml") or not file.is_file():
-        raise ValueError(f"preset is {name!r}; it has to be {allowed}")
+        raise BrainvisError(f"preset is {name!r}; it has to be one of {names}, or the path of a YAML file")
     if file.stem in PRESETS:
-        raise ValueError(
-            f"preset {name}: call the file something else, for runs of {file.stem!r} have their own folder"
-        )
+        raise BrainvisError(f"preset {name}: call the file something else, for runs of {file.stem!r} have a folder")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"preset {name} is no YAML file: {error}") from error
+        raise BrainvisError(f"preset {name} is no YAML file: {error}") from error
     if not isinstance(content, dict) or content.get("start") not in PRESETS:
-        raise ValueError(f"preset {name} has to say where it starts: `start:` and one of {', '.join(PRESETS)}")
-    start = content.pop("start")
-    try:
-        return start, _checked(PRESETS[start], content)
-    except ValueError as error:
-        raise ValueError(f"preset {name}: {error}") from error
-
-
-def _checked(part, changes: object, where: str = "") -> dict:
-    """`changes` if each names a field of the dataclass `part` and has a value of its kind."""
-    known = {f.name: getattr(part, f.name) for f in fields(part)}
-    if not isinstance(changes, Mapping):
-        raise ValueError(f"{where} is {changes!r}; it has to name some of its fields: {', '.join(known)}")
-    checked = {}
-    for name, value in changes.items():
-        path = f"{where}.{name}" if where else str(name)
-        if name not in known:
-            raise ValueError(f"there is no {path}; {where or 'the configuration'} has {', '.join(known)}")
-        present = known[name]
-        if is_dataclass(present):
-            checked[name] = _checked(present, value, path)
-            continue
-        kind = next(f.type for f in fields(part) if f.name == name)  # as written: "float | None", "tuple[str, ...]"
-        kinds = {word.split("[")[0] for word in kind.split(" | ")}
-        value = float(value) if "float" in kinds and type(value) is int else value
-        value = tuple(value) if "tuple" in kinds and isinstance(value, list) else value
-        if ("None" if value is None else type(value).__name__) not in kinds:
-            raise ValueError(f"{path} is {value!r}; it has to be a value like {present!r} ({kind})")
-        checked[name] = value
-    return checked
-
-
-def _change(part, changes: Mapping):
-    nested = {name: _change(getattr(part, name), value) if isinstance(value, Mapping) else value
-              for name, value in changes.items()}  # fmt: skip
-    return replace(part, **nested)
-
-
-def as_dictionary(part) -> dict:
-    """A dataclass of this module as plain, JSON-ready values."""
-    return asdict(part)
+        raise BrainvisError(f"preset {name} has to say where it starts: `start:` and one of {names}")
+    return content.pop("start"), content

@@ -1,158 +1,91 @@
-"""A study: one choice of data set, subject, ablation, preset, seed, protocol and backbone.
+"""A study: one choice of data set, subject, ablation, preset, seed, protocol and backbone, and what came out of it.
 
-It refuses wrong choices in the first second, knows the folder of every run, and saves and loads what a stage
-produced. A notebook opens one and asks it for everything; paths stay in here.
+A notebook opens one and asks it for everything; paths stay in here.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
+import os
+import platform
+import subprocess
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .configuration import ABLATIONS, Configuration, as_dictionary, configure
-from .given import given_fingerprint, given_origins
-from .paths import ROOT, data_folder, figures_folder, runs_folder, write_aside
-from .provenance import made_with
-from .runs import NOTEBOOKS, STAGES, SUMMARIES, digest, sources, stage_fingerprint
+import torch
+from numpy import ndarray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from numpy import ndarray
-    from torch import Tensor, nn
+from brainvis.data import load_dataset
+from brainvis.data.dataset import EEGDataset, Partition
+from brainvis.files import ROOT, BrainvisError, data_folder, read_json, runs_folder, write_aside, write_json
+from brainvis.graph import (
+    PROTOCOLS,
+    SUMMARIES,
+    Choice,
+    StudyError,
+    mark,
+    original_weights,
+    stage_named,
+    stage_of_branch,
+)
+from brainvis.models.original import describe, load_original
 
-    from .datasets.base import EEGDataset, Partition
-
-PROTOCOLS = {
-    "clean": "the epoch is chosen on validation trials; test trials are used once",
-    "paper": "trained on train and val, the epoch chosen on TEST trials, as in the authors' release: optimistic",
-}
-
-
-class StudyError(Exception):
-    """A choice or a run that the study cannot work with; the message says what to do."""
+PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "torchmetrics", "open_clip_torch", "mne", "papermill")
 
 
 @dataclass(frozen=True)
-class Study:
-    """What is studied. All fields are the parameters of every notebook.
+class Study(Choice):
+    """What is studied, with its data and its products. All fields are the parameters of every notebook.
 
     Raises:
         StudyError: a value that is not allowed; the message lists those that are.
     """
 
-    dataset: str = "phantom"
-    subject: int = 1
-    ablation: str = "full"
-    preset: str = "demo"
-    seed: int = 0
-    protocol: str = "clean"
-    backbone: str = "phantom"
     _opened: float = field(default_factory=time.monotonic, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        from .backbone import backbone_fingerprint
-        from .datasets import DATASETS
+    # What goes in
 
-        _check("dataset", self.dataset, DATASETS)
-        _check("ablation", self.ablation, ABLATIONS)
-        _check("protocol", self.protocol, PROTOCOLS)
-        if type(self.seed) is not int or self.seed < 0:
-            raise StudyError(f"seed is {self.seed!r}; it has to be a whole number from 0 on")
-        self.configuration, backbone_fingerprint(self.backbone)  # noqa: B018  they refuse what is not there
-        _check("subject", self.subject, self.subjects)
+    def data(self) -> EEGDataset:
+        """All subjects' trials."""
+        return load_dataset(self.dataset, configuration=self.configuration)
 
-    # What is run
-
-    @cached_property
-    def configuration(self) -> Configuration:
-        """The preset for this data set, with the ablation's change."""
-        try:
-            return configure(self.preset, self.ablation, self.dataset)
-        except ValueError as error:
-            raise StudyError(str(error)) from error
-
-    @cached_property
-    def subjects(self) -> tuple[int, ...]:
-        """All subjects of the data set."""
-        from .datasets.facts import dataset_subjects
-
-        return dataset_subjects(self.dataset, data_folder(self.dataset), self.configuration.phantom)
-
-    @cached_property
-    def data_fingerprint(self) -> str:
-        """What the data are made from."""
-        from .datasets import dataset_fingerprint
-
-        return dataset_fingerprint(self.dataset, phantom=self.configuration.phantom)
-
-    @cached_property
-    def backbone_fingerprint(self) -> str:
-        """What the frozen backbone is made from."""
-        from .backbone import backbone_fingerprint
-
-        return backbone_fingerprint(self.backbone)
-
-    @cached_property
-    def has_images(self) -> bool:
-        """Whether the data set comes with the pictures that were shown."""
-        from .datasets.facts import dataset_has_images
-
-        return dataset_has_images(self.dataset, data_folder(self.dataset))
-
-    def fingerprint(self, stage: str) -> str:
-        """What the result of `stage` depends on; weights that were given count, where there are any."""
-        chosen = stage_fingerprint(self, stage)
-        given = {source: found for source in sources(stage) if (found := given_fingerprint(self.folder(source)))}
-        return digest([chosen, given]) if given else chosen
-
-    def owned_by(self, ablation: str) -> Study:
-        """The same study under another ablation."""
-        return self if ablation == self.ablation else replace(self, ablation=ablation)
-
-    def owner(self, stage: str) -> str:
-        """The ablation in whose folder the run of `stage` lives: `full`, unless this one changes the result."""
-        if self.ablation == "full" or stage in SUMMARIES:
-            return "full"
-        shared = stage_fingerprint(self, stage) == stage_fingerprint(self.owned_by("full"), stage)
-        return "full" if shared else self.ablation
-
-    # Where it is
-
-    @property
-    def name(self) -> str:
-        """Folder name of the study: the data set and every choice that is not the default."""
-        parts = [self.dataset]
-        parts += [Path(self.preset).stem] if self.preset != "demo" else []
-        parts += [f"seed-{self.seed}"] if self.seed else []
-        parts += [f"{self.protocol}-protocol"] if self.protocol != "clean" else []
-        backbone = Path(self.backbone).name.removesuffix(".safetensors").removesuffix(".ckpt")
-        parts += [backbone] if self.backbone != "phantom" else []
-        return "_".join(parts)
-
-    def folder(self, stage: str) -> Path:
-        """Folder of a run: `papermill_runs/<study>/<sub-all|sub-04>/<ablation>/<stage>`."""
-        of_subject = stage in STAGES and STAGES[stage].of_subject
-        who = f"sub-{self.subject:02d}" if of_subject else "sub-all"
-        return runs_folder() / self.name / who / self.owner(stage) / stage
-
-    @property
-    def figures(self) -> Path:
-        """Folder of the figures: `figures/` for the default study, a folder of its own in it for any other."""
-        return figures_folder() if self.name == "phantom" else figures_folder() / self.name
+    def subject_data(self) -> EEGDataset:
+        """The trials of this study's subject."""
+        return self.data().of_subject(self.subject)
 
     def checkpoint(self, stage: str, name: str) -> Path:
         """Where the training `name` of `stage` keeps its checkpoint while it runs."""
-        folder = self.folder(stage)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{name}-{self.fingerprint(stage)}.checkpoint"
+        return self.folder(stage) / f"{name}-{self.fingerprint(stage)}.checkpoint"
 
-    def given(self, stage: str, name: str) -> Path:
-        """Where weights lie that the training `name` of `stage` takes over instead of training; see `original`."""
-        return self.folder(stage) / f"{name}.given.safetensors"
+    def original_file(self, stage: str, name: str) -> Path:
+        """Where the authors' weights for the training `name` of `stage` are kept; see `brainvis.models.original`."""
+        return self.folder(stage) / f"{name}.original.safetensors"
+
+    def original(self, stage: str, name: str) -> Callable[[nn.Module], str] | None:
+        """What loads these weights into a model and says where they are from, for `fit`; None: there are none."""
+        file = self.original_file(stage, name)
+        return partial(load_original, file) if file.exists() else None
+
+    def load_branch(self, branch: str, encoder: nn.Module, weights: str | None = None) -> nn.Module:
+        """`encoder` with the weights that the stage of its branch left; of the time branch also those "pretrained".
+
+        Raises:
+            StudyError: the run is missing, or the encoder as pre-training left it is not known.
+        """
+        stage, weights = stage_of_branch(branch), weights or ("finetuned" if branch == "time" else branch)
+        if (origin := original_weights(self.folder(stage)).get(weights)) and weights == "pretrained":
+            if origin["stands_in"]:
+                raise StudyError(
+                    f"the encoder as pre-training left it is not known: its weights are from {describe(origin)}. "
+                    "Load pretrain_model_epoch300.pkl too (python -m brainvis original), or leave this ablation out"
+                )
+        return self.load(stage).load_weights(weights, encoder)
 
     @property
     def pictures(self) -> Path:
@@ -160,41 +93,9 @@ class Study:
         return self.folder("generation") / "pictures"
 
     @property
-    def text_states(self) -> Path:
-        """The file of all text states that this backbone has encoded, shared by all studies."""
-        return data_folder("text_states") / f"{self.backbone_fingerprint}.safetensors"
-
-    def readable(self, stage: str) -> str:
-        """The folder of a run as people write it: relative to the repository where it lies in there."""
-        folder = self.folder(stage)
-        return str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else str(folder)
-
-    def parameters(self, stage: str) -> str:
-        """What papermill passes to the notebook of `stage`: every parameter that is not at its default."""
-        owner = self.owned_by(self.owner(stage))
-        if stage in SUMMARIES or not STAGES[stage].of_subject:
-            owner = replace(owner, subject=self.subjects[0])  # whoever asks, the same words for the same run
-        changed = [f for f in fields(Study) if not f.name.startswith("_") and getattr(owner, f.name) != f.default]
-        return " ".join(f"-p {f.name} {shlex.quote(str(getattr(owner, f.name)))}" for f in changed)
-
-    def command(self, stage: str) -> str:
-        """The papermill command that makes the run of `stage`."""
-        notebook = NOTEBOOKS[stage]
-        folder = self.readable(stage)
-        command = f"mkdir -p {folder} && papermill notebooks/{notebook}.ipynb {folder}/{notebook}.ipynb"
-        return f"{command} {self.parameters(stage)}".rstrip()
-
-    # What goes in
-
-    def data(self) -> EEGDataset:
-        """All subjects' trials."""
-        from .datasets import load_dataset
-
-        return load_dataset(self.dataset, phantom=self.configuration.phantom)
-
-    def subject_data(self) -> EEGDataset:
-        """The trials of this study's subject."""
-        return self.data().of_subject(self.subject)
+    def text_embeddings(self) -> Path:
+        """The file of all text embeddings that this backbone has made, shared by all studies."""
+        return data_folder("text_embeddings") / f"{self.generator.fingerprint()}.safetensors"
 
     # What comes out
 
@@ -212,89 +113,113 @@ class Study:
 
         Args:
             metrics: plain numbers, strings, lists and dictionaries; the same seed gives the same.
-            partition: the trials that were trained, chosen and tested on; its sizes are recorded.
+            partition: the trials of training, validation and test; its sizes are recorded.
             weights: models by name, one safetensors file each.
             arrays: everything else that a later stage or a figure needs, one safetensors file.
 
         Returns:
             The content of `results.json`.
         """
-        import torch
-        from safetensors.torch import save_file
-
         folder = self.folder(stage)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").unlink(missing_ok=True)
+        for old in [folder / "results.json", *folder.glob(mark("*"))]:
+            old.unlink(missing_ok=True)
         for name, module in (weights or {}).items():
             state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
             write_aside(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
         if arrays:
             plain = {key: torch.as_tensor(value).detach().cpu().contiguous() for key, value in arrays.items()}
             write_aside(folder / "arrays.safetensors", lambda path: save_file(plain, path))
-        owner = self.owned_by(self.owner(stage))
-        needs = STAGES[stage].needs if stage in STAGES else ()
+        owner = self.with_ablation(self.owner(stage))
         results = {
             "stage": stage,
-            "study": {key: value for key, value in asdict(owner).items() if not key.startswith("_")},
-            "fingerprint": self.fingerprint(stage) if stage in STAGES else None,
-            "built_from": {needed: self.fingerprint(needed) for needed in needs},
-            "data": {"fingerprint": self.data_fingerprint},
-            "splits": _sizes(partition),
+            "study": {f.name: getattr(owner, f.name) for f in fields(Choice)},
+            **self._made_from(stage),
+            "splits": partition and {part: len(getattr(partition, part)) for part in ("train", "validation", "test")},
             "protocol": f"{self.protocol}: {PROTOCOLS[self.protocol]}",
-            "given": self._given(stage),
             "metrics": metrics,
             "notes": list(notes),
-            "configuration": as_dictionary(owner.configuration),
+            "configuration": asdict(owner.configuration),
             "seconds": round(time.monotonic() - self._opened, 1),
             "made_with": made_with(),
         }
-        text = json.dumps(results, indent=1, default=_plain, allow_nan=False)
-        write_aside(folder / "results.json", lambda path: path.write_text(text + "\n"))
+        results = json.loads(json.dumps(results, default=_plain, allow_nan=False))
+        write_json(folder / "results.json", results)
+        if stage not in SUMMARIES:
+            (folder / mark(results["fingerprint"])).touch()
         for checkpoint in folder.glob("*.checkpoint"):
             checkpoint.unlink()  # the training it belongs to is whole
-        return json.loads(text)
+        return results
 
-    def _given(self, stage: str) -> dict[str, str]:
-        """Weights that were given to `stage` or to what it is built from, and where they come from."""
-        folders = [self.folder(source) for source in sources(stage)] if stage in STAGES else []
-        return {name: str(origin) for folder in folders for name, origin in given_origins(folder).items()}
+    def _made_from(self, stage: str) -> dict:
+        """What a result depends on, for its `results.json`; nothing is recorded of notebooks that gather others."""
+        if stage in SUMMARIES:
+            return {"fingerprint": None, "built_from": {}}
+        sources = [self.folder(source) for source in self.sources(stage)]
+        return {
+            "fingerprint": self.fingerprint(stage),
+            "chosen": self.fingerprint(stage, code=False),
+            "code": self.code(stage),
+            "built_from": {needed: self.fingerprint(needed) for needed in self.needs(stage)},
+            "data": {"fingerprint": self.data_fingerprint},
+            "original": {name: describe(o) for folder in sources for name, o in original_weights(folder).items()},
+        }
 
     def load(self, stage: str) -> Product:
-        """What `stage` produced for this study.
-
-        Raises:
-            StudyError: the run is missing or was made from something else; the message has the command to run.
-        """
+        """What `stage` produced; StudyError, with the command to run, if it is missing or made from something else."""
         folder, command = self.folder(stage), self.command(stage)
+        of_subject = stage not in SUMMARIES and stage_named(stage).of_subject
+        run = f"stage {stage} of {f'subject {self.subject}' if of_subject else 'all subjects'}, {self.owner(stage)},"
         try:
-            results = json.loads((folder / "results.json").read_text())
+            results = read_json(folder / "results.json")
         except FileNotFoundError:
-            raise StudyError(f"{self._whose(stage)} has not been run yet; run first:\n  {command}") from None
-        except ValueError:
+            raise StudyError(f"{run} has not been run yet; run first:\n  {command}") from None
+        except BrainvisError:
             raise StudyError(f"{self.readable(stage)}/results.json is damaged; run again:\n  {command}") from None
-        if stage in STAGES and results["fingerprint"] != self.fingerprint(stage):
+        if stage not in SUMMARIES and results["fingerprint"] != self.fingerprint(stage):
+            what = "other code" if results["chosen"] == self.fingerprint(stage, code=False) else "something else"
             raise StudyError(
-                f"{self._whose(stage)} in {self.readable(stage)} was made from something else: its fingerprint is "
-                f"{results['fingerprint']}, this study's {self.fingerprint(stage)}; run again:\n  {command}"
+                f"{run} in {self.readable(stage)} was made from {what}: its fingerprint is {results['fingerprint']}, "
+                f"this study's {self.fingerprint(stage)}; run again:\n  {command}"
             )
         return Product(folder, results)
-
-    def _whose(self, stage: str) -> str:
-        who = f"subject {self.subject}" if stage in STAGES and STAGES[stage].of_subject else "all subjects"
-        return f"notebook {NOTEBOOKS[stage]} for {who}, ablation {self.owner(stage)},"
 
     def gather(self, stage: str) -> list[Product]:
         """The runs of `stage` of all subjects and ablations of this study that are whole and up to date."""
         found = []
         for file in sorted((runs_folder() / self.name).glob(f"*/*/{stage}/results.json")):
             try:
-                product = Product(file.parent, json.loads(file.read_text()))
-            except ValueError:
+                product = Product(file.parent, read_json(file))
+            except BrainvisError:
                 raise StudyError(f"{file} is damaged; delete it and run its notebook again") from None
-            study = Study(**product.results["study"])
-            if product.results["fingerprint"] == study.fingerprint(stage):
+            if product.results["fingerprint"] == Study(**product.results["study"]).fingerprint(stage):
                 found.append(product)
         return found
+
+    def accept(self, reason: str) -> list[str]:
+        """Take runs of this study as up to date although their code has changed since, record why, and say which.
+
+        Only code may differ: a run of another configuration, other data or other weights stays out of date.
+        """
+        said = []
+        for file in sorted((runs_folder() / self.name).glob("*/*/*/results.json")):
+            results = read_json(file)
+            stage, run = results["stage"], str(file.parent.relative_to(runs_folder()))
+            if stage in SUMMARIES:
+                continue
+            study = Study(**results["study"])
+            made_from, old = study._made_from(stage), results["fingerprint"]
+            if old == made_from["fingerprint"]:
+                continue
+            if results["chosen"] != made_from["chosen"]:
+                said.append(f"{run}: NOT accepted, it was made from another choice or other data; run it again")
+                continue
+            entry = {"reason": reason, "fingerprint": old, "code": results["code"]}
+            accepted = [*results.get("accepted", []), entry]
+            write_json(file, results | made_from | {"accepted": accepted})
+            for whole in file.parent.glob(mark(old)):
+                whole.rename(file.parent / mark(made_from["fingerprint"]))
+            said.append(f"{run}: accepted ({old} counts as {made_from['fingerprint']})")
+        return said or ["Nothing to accept: every run is up to date."]
 
 
 @dataclass(frozen=True)
@@ -311,28 +236,26 @@ class Product:
 
     def load_weights(self, name: str, module: nn.Module) -> nn.Module:
         """`module` with the saved weights `name`."""
-        from safetensors.torch import load_file
-
         module.load_state_dict(load_file(self.folder / f"{name}.safetensors"))
         return module
 
     @cached_property
     def arrays(self) -> dict[str, Tensor]:
         """The saved arrays by name."""
-        from safetensors.torch import load_file
-
         return load_file(self.folder / "arrays.safetensors")
 
 
-def _check(what: str, value: object, allowed) -> None:
-    if value not in allowed or isinstance(value, bool):
-        raise StudyError(f"{what} is {value!r}; it has to be one of: {', '.join(map(str, allowed))}")
-
-
-def _sizes(partition: Partition | None) -> dict | None:
-    if partition is None:
-        return None
-    return {part: len(getattr(partition, part)) for part in ("train", "selection", "test")}
+def made_with() -> dict:
+    """Versions, commit and hardware of this run."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip() or "not a git checkout",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
 
 
 def _plain(value: object):

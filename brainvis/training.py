@@ -1,58 +1,61 @@
-"""One training loop for all five trainings: seeds, device, precision, progress, validation, checkpoint, resume."""
+"""One training loop for all trainings: seeds, device, precision, progress, validation, checkpoint, resume."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from brainvis.checkpoint import Checkpoint, Progress, training_identity
 from brainvis.configuration import Training
-from brainvis.given import take_over
+from brainvis.files import BrainvisError, write_aside
 
 Objective = Callable[..., dict[str, Tensor]]
+VALIDATION = "selection"  # the word that seeds validation: another would draw other masks, and change every score
+SECONDS_BETWEEN = 20.0  # at least, from one checkpoint to the next
+WRITING_SHARE = 0.05  # at most, of the training's time: the `paper` alignment network makes files of 4 GB
 
 
-class TrainingError(RuntimeError):
+class TrainingError(BrainvisError, RuntimeError):
     """A training that cannot go on; the message says where it stopped and what to change."""
 
 
 @dataclass(frozen=True)
 class History:
-    """What a training did: one dictionary an epoch, with "epoch", "train_<term>", "selection_<term>", monitor's own."""
+    """What a training did: a dictionary an epoch, with "epoch", "train_<term>", "validation_<term>", the monitor's."""
 
     epochs: list[dict[str, float]]
     best_epoch: int  # counted from 1; 0 if nothing was trained
     seconds: float  # over all sessions, if it was interrupted
-    origin: str | None = None  # where the weights come from, if they were given
-    given: dict[str, float] = field(default_factory=dict)  # with given weights: "selection_<term>"
+    origin: str | None = None  # where the weights come from, if they are the authors'
+    untrained: dict[str, float] = field(default_factory=dict)  # with the authors' weights: "validation_<term>"
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
         """Epochs at which `name` was measured, and its values, for a plot."""
-        measured = [epoch for epoch in self.epochs if name in epoch]
-        return [int(epoch["epoch"]) for epoch in measured], [epoch[name] for epoch in measured]
+        measured = {int(epoch["epoch"]): epoch[name] for epoch in self.epochs if name in epoch}
+        return list(measured), list(measured.values())
 
     def kept(self, name: str) -> float:
-        """The value of `name` with the weights that were kept, be they trained here or given."""
-        return (self.epochs[self.best_epoch - 1] if self.epochs else self.given)[name]
+        """The value of `name` with the weights that are kept, trained here or not."""
+        return (self.epochs[self.best_epoch - 1] if self.epochs else self.untrained)[name]
 
     @property
     def summary(self) -> str:
         """What was done, in a sentence."""
-        if self.origin is not None:
-            return f"NOTHING WAS TRAINED HERE: the weights were given, from {self.origin}."
         if not self.epochs:
-            return "NOTHING WAS TRAINED: the weights are what they were before."
+            whose = f" HERE: the weights are from {self.origin}" if self.origin else ": the weights are as before"
+            return f"NOTHING WAS TRAINED{whose}."
         return f"{len(self.epochs)} epochs, the weights of epoch {self.best_epoch} are kept."
 
 
@@ -60,139 +63,152 @@ def fit(
     model: nn.Module,
     objective: Objective,
     train: Sequence[Tensor],
-    selection: Sequence[Tensor],
+    validation: Sequence[Tensor],
     training: Training,
     *,
     name: str,
     seed: int,
     device: torch.device | str | None = None,
     checkpoint: Path | None = None,
-    given: Path | None = None,
+    original: Callable[[nn.Module], str] | None = None,
     choose: tuple[str, str] = ("loss", "min"),
     after_step: Callable[[], None] | None = None,
     monitor: Callable[[nn.Module, int], dict[str, float]] | None = None,
 ) -> History:
     """Trains `model` in place and leaves it, in evaluation mode, with the weights of its best epoch.
 
-    Every epoch is seeded from `seed` and its number, so that an interrupted training that goes on from its checkpoint
-    ends with the very numbers of an uninterrupted one. The selection set is seeded alike in every epoch: masks and
-    tokens drawn there do not make the curve rougher. Random states outside are left as they were.
+    Every epoch is seeded from `seed` and its number, validation alike in all: an interrupted training ends with the
+    numbers of an uninterrupted one. Random states outside are left as they were.
 
     Args:
         objective: (model, *batch) -> scalar tensors, means over the batch; "loss" is minimised, the rest is recorded.
-        train, selection: tensors of equal length along the first dimension, cut into batches together.
+        train, validation: tensors of equal length along the first dimension, cut into batches together.
         training: epochs (0: nothing happens), learning rate, batch size, optimiser, schedule.
         name: shown on the progress bar and in errors.
-        checkpoint: file to go on from and to write; kept at the end with the best weights alone, so that the same
-            training asked for again returns at once. Whoever has saved the model may delete it.
-        given: file of weights; if it is there, they are taken over and nothing is trained. See `brainvis.given`.
-        choose: a term of the objective on the selection tensors and "min" or "max": the best epoch.
+        checkpoint: file to go on from and to write; in the end it holds the best weights, until somebody deletes it.
+        original: loads the authors' weights into the model and says where they are from: nothing is trained then.
+        choose: a term of the objective on the validation tensors and "min" or "max": the best epoch.
         after_step: called after every optimiser step.
         monitor: (model, epoch) -> numbers for the history, called after each epoch in evaluation mode.
 
     Raises:
-        ValueError: settings or tensors that cannot work; `GivenError`, given weights that do not fit.
+        ValueError: tensors that cannot work, or a term to choose by that the objective does not give.
         TrainingError: a loss that is not finite; names the epoch and the batch.
     """
-    _check(train, selection, training, name, choose)
+    for which, tensors in (("training", train), ("validation", validation)):
+        lengths = [len(tensor) for tensor in tensors]
+        if not lengths or len(set(lengths)) != 1 or lengths[0] == 0:
+            raise ValueError(f"{name}: {which} tensors of lengths {lengths}; they need one length, at least 1")
+    if choose[1] not in ("min", "max"):
+        raise ValueError(f"{name}: choose by the {choose[1]!r} of {choose[0]!r}? It has to be 'min' or 'max'")
     device = choose_device(device)
     model.to(device).eval()
-    if given is not None and given.exists():
-        origin = take_over(given, model)
-        selected = _evaluated(model, objective, selection, training, name, seed, device)
-        return History([], 0, 0.0, str(origin), _prefixed("selection", selected))
+    loop = _Loop(model, objective, training, name, seed, device, choose, after_step, monitor)
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    if original is not None:
+        origin = original(model)
+        with forked:
+            return History([], 0, 0.0, origin, loop.validate(validation, epoch=0))
     if training.epochs == 0:
         return History([], 0, 0.0)
-    optimiser = _optimiser(model, training, device)
-    identity = "" if checkpoint is None else training_identity(
-        model, train, selection, training, name=name, seed=seed, choose=list(choose)
-    )  # fmt: skip
-    stored = Checkpoint(checkpoint, identity)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimiser]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = kind(learning, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
+    settings = {"name": name, "seed": seed, "choose": list(choose)}
+    identity = training_identity(model, train, validation, training, **settings) if checkpoint else ""
+    stored = _Checkpoint(checkpoint, identity)
     progress = stored.load(model, optimiser)
     if not progress.finished:
-        train, selection = _resident(train, selection, device)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            loop = _Loop(model, objective, optimiser, training, name, device, after_step)
-            _run(loop, progress, train, selection, seed, choose, monitor, stored)
+        # On a CUDA device with room to spare, all data at once: gathering batches there saves a copy in every step.
+        size = sum(tensor.nbytes for tensor in (*train, *validation))
+        place = device if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 2 else None
+        resident = ([tensor.to(place) for tensor in part] for part in (train, validation))
+        with forked:
+            loop.run(progress, optimiser, *resident, stored)
     model.load_state_dict(progress.best_weights)
     model.eval()
     return History(progress.epochs, progress.best_epoch, progress.seconds)
 
 
-def _evaluated(model, objective, selection, training, name, seed, device) -> dict[str, float]:
-    """The objective's terms on the selection tensors, as they are taken after every epoch."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(_derived_seed(seed, "selection"))
-        return _Loop(model, objective, None, training, name, device, None).evaluate(selection, epoch=0)
+@dataclass
+class _Progress:
+    """A training after its last whole epoch; epochs count from 1."""
 
-
-def _run(loop: _Loop, progress: Progress, train, selection, seed, choose, monitor, stored: Checkpoint) -> None:
-    """From `progress` to the last epoch; afterwards `progress` holds everything."""
-    epochs, model = loop.training.epochs, loop.model
-    term, sign = choose[0], -1.0 if choose[1] == "max" else 1.0
-    with tqdm(total=epochs, initial=progress.epoch, desc=loop.name, unit="epoch") as bar:
-        for epoch in range(progress.epoch + 1, epochs + 1):
-            start = time.monotonic()
-            torch.manual_seed(_derived_seed(seed, epoch))
-            trained = loop.train_epoch(train, epoch)
-            torch.manual_seed(_derived_seed(seed, "selection"))
-            selected = loop.evaluate(selection, epoch)
-            if term not in selected:
-                raise ValueError(f"{loop.name}: no {term!r} to choose by; the objective gives {sorted(selected)}")
-            record = {"epoch": epoch} | _prefixed("train", trained) | _prefixed("selection", selected)
-            if monitor is not None:
-                torch.manual_seed(_derived_seed(seed, "monitor"))
-                with torch.no_grad():
-                    record |= {key: float(value) for key, value in monitor(model, epoch).items()}
-            progress.epoch = epoch
-            progress.epochs.append(record)
-            progress.finished = epoch == epochs
-            if sign * selected[term] < progress.lowest:
-                progress.lowest, progress.best_epoch = sign * selected[term], epoch
-                progress.best_weights = {key: w.detach().to("cpu", copy=True) for key, w in model.state_dict().items()}
-            progress.seconds += time.monotonic() - start
-            stored.save(progress, model, loop.optimiser)
-            losses = {"train": trained["loss"], "selection": selected["loss"]}
-            bar.set_postfix({key: f"{loss:.3g}" for key, loss in losses.items()} | {"best": progress.best_epoch})
-            bar.update()
+    epoch: int = 0
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    lowest: float = float("inf")  # what the best epoch is chosen by, negated where the highest is the best
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    finished: bool = False
 
 
 @dataclass
 class _Loop:
-    """One pass over the data, to learn or to evaluate."""
+    """What one training does, epoch by epoch."""
 
     model: nn.Module
     objective: Objective
-    optimiser: torch.optim.Optimizer | None  # None: only to evaluate
     training: Training
     name: str
+    seed: int
     device: torch.device
+    choose: tuple[str, str]
     after_step: Callable[[], None] | None
+    monitor: Callable[[nn.Module, int], dict[str, float]] | None
 
-    def train_epoch(self, tensors: Sequence[Tensor], epoch: int) -> dict[str, float]:
+    def run(self, progress: _Progress, optimiser: torch.optim.Optimizer, train, validation, stored) -> None:
+        """From `progress` to the last epoch; afterwards `progress` holds everything."""
+        epochs, term = self.training.epochs, f"validation_{self.choose[0]}"
+        sign = -1.0 if self.choose[1] == "max" else 1.0
+        with tqdm(total=epochs, initial=progress.epoch, desc=self.name, unit="epoch") as bar:
+            for epoch in range(progress.epoch + 1, epochs + 1):
+                start = time.monotonic()
+                record = {"epoch": epoch} | self.train(train, epoch, optimiser) | self.validate(validation, epoch)
+                if term not in record:
+                    raise ValueError(f"{self.name}: no {self.choose[0]!r} to choose by; there are {sorted(record)}")
+                if self.monitor is not None:
+                    torch.manual_seed(_derived_seed(self.seed, "monitor"))
+                    with torch.no_grad():
+                        record |= {key: float(value) for key, value in self.monitor(self.model, epoch).items()}
+                progress.epoch, progress.finished = epoch, epoch == epochs
+                progress.epochs.append(record)
+                if sign * record[term] < progress.lowest:
+                    progress.lowest, progress.best_epoch = sign * record[term], epoch
+                    state = self.model.state_dict().items()
+                    progress.best_weights = {key: value.detach().to("cpu", copy=True) for key, value in state}
+                progress.seconds += time.monotonic() - start
+                stored.save(progress, self.model, optimiser)
+                losses = {part: f"{record[f'{part}_loss']:.3g}" for part in ("train", "validation")}
+                bar.set_postfix(losses | {"best": progress.best_epoch})
+                bar.update()
+
+    def train(self, tensors: Sequence[Tensor], epoch: int, optimiser: torch.optim.Optimizer) -> dict[str, float]:
+        """One epoch of learning; means of the objective's terms."""
+        torch.manual_seed(_derived_seed(self.seed, epoch))
         self.model.train()
         batches = torch.randperm(len(tensors[0])).split(self.training.batch_size)
-        steps = len(batches)
 
         def step(loss: Tensor, batch: int) -> None:
-            for group in self.optimiser.param_groups:
-                group["lr"] = _learning_rate(self.training, (epoch - 1) * steps + batch, steps)
-            self.optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = _learning_rate(self.training, (epoch - 1) * len(batches) + batch, len(batches))
+            optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            self.optimiser.step()
+            optimiser.step()
             if self.after_step is not None:
                 self.after_step()
 
-        return self._pass(tensors, batches, f"epoch {epoch} of {self.training.epochs}, training", step)
+        return self._pass("train", tensors, batches, epoch, step)
 
     @torch.no_grad()
-    def evaluate(self, tensors: Sequence[Tensor], epoch: int) -> dict[str, float]:
+    def validate(self, tensors: Sequence[Tensor], epoch: int) -> dict[str, float]:
+        """Means of the objective's terms on the validation tensors."""
+        torch.manual_seed(_derived_seed(self.seed, VALIDATION))
         self.model.eval()
-        batches = torch.arange(len(tensors[0])).split(self.training.batch_size)
-        return self._pass(tensors, batches, f"epoch {epoch} of {self.training.epochs}, selection")
+        return self._pass("validation", tensors, torch.arange(len(tensors[0])).split(self.training.batch_size), epoch)
 
-    def _pass(self, tensors, batches, where: str, step: Callable[[Tensor, int], None] | None = None) -> dict:
-        """Means of the objective's terms over all rows: a small last batch counts for as much as it holds."""
+    def _pass(self, part: str, tensors, batches, epoch: int, step: Callable[[Tensor, int], None] | None = None) -> dict:
+        """Means over all rows: a small last batch counts for as much as it holds."""
         precision = choose_precision(self.device)
         totals: dict[str, Tensor] = {}
         for number, rows in enumerate(batches):
@@ -202,26 +218,15 @@ class _Loop:
             loss = terms["loss"]
             if not torch.isfinite(loss):
                 raise TrainingError(
-                    f"{self.name}: the loss is {loss.item()} in {where}, batch {number + 1} of {len(batches)}. Look "
-                    f"for huge values in the trials, or lower the learning rate (now {self.training.learning_rate})."
+                    f"{self.name}: the loss is {loss.item()} in epoch {epoch} of {self.training.epochs}, "
+                    f"{'training' if part == 'train' else part}, batch {number + 1} of {len(batches)}. Look for huge "
+                    f"values in the trials, or lower the learning rate (now {self.training.learning_rate})."
                 )
             if step is not None:
                 step(loss, number)
             for key, value in terms.items():
                 totals[key] = totals.get(key, 0.0) + value.detach().float() * len(rows)
-        return {key: total.item() / len(tensors[0]) for key, total in totals.items()}
-
-
-def _prefixed(prefix: str, terms: dict[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{key}": value for key, value in terms.items()}
-
-
-def _optimiser(model: nn.Module, training: Training, device: torch.device) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[training.optimiser](
-        parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
-    )
+        return {f"{part}_{key}": total.item() / len(tensors[0]) for key, total in totals.items()}
 
 
 def _learning_rate(training: Training, step: int, steps: int) -> float:
@@ -234,28 +239,65 @@ def _learning_rate(training: Training, step: int, steps: int) -> float:
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _resident(train: Sequence[Tensor], selection: Sequence[Tensor], device: torch.device):
-    """On a CUDA device with room to spare, all data at once: gathering batches there saves a copy in every step."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if sum(tensor.nbytes for tensor in (*train, *selection)) < free / 2:
-            return [tensor.to(device) for tensor in train], [tensor.to(device) for tensor in selection]
-    return list(train), list(selection)
+@dataclass
+class _Checkpoint:
+    """One training's file; without a path nothing is read or written.
+
+    A file that is damaged or of another training is renamed to `<name>.previous`: never used, never lost.
+    """
+
+    path: Path | None
+    identity: str
+    due: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN)
+
+    def load(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> _Progress:
+        """The progress on disk, with model and optimiser set to it; a new one if there is none to take up."""
+        if self.path is None or not self.path.exists():
+            return _Progress()
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            if content["identity"] != self.identity:
+                raise ValueError("it belongs to a training with other settings, starting weights or trials")
+            progress = _Progress(**content["progress"])
+        except Exception as error:  # a damaged file raises whatever its damage leads to
+            kept, why = self.path.with_name(self.path.name + ".previous"), (str(error).splitlines() or [""])[0][:120]
+            os.replace(self.path, kept)
+            why = f"cannot be used ({type(error).__name__}: {why})"
+            warnings.warn(f"{self.path} {why}; kept as {kept.name}, the training starts anew", stacklevel=3)
+            return _Progress()
+        if not progress.finished:
+            model.load_state_dict(content["model"])
+            optimiser.load_state_dict(content["optimiser"])
+        return progress
+
+    def save(self, progress: _Progress, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        """Writes if it is time to, and always at the end, when only history and best weights are kept."""
+        start = time.monotonic()
+        if self.path is None or (start < self.due and not progress.finished):
+            return
+        content = {"identity": self.identity, "progress": vars(progress)}
+        if not progress.finished:
+            content |= {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+        try:
+            write_aside(self.path, lambda path: torch.save(content, path))
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            warnings.warn(f"{self.path}: no checkpoint written ({error}); the training goes on", stacklevel=3)
+        self.due = time.monotonic() + max(SECONDS_BETWEEN, (time.monotonic() - start) / WRITING_SHARE)
 
 
-def _check(train, selection, training: Training, name: str, choose: tuple[str, str]) -> None:
-    for which, tensors in (("training", train), ("selection", selection)):
-        lengths = [len(tensor) for tensor in tensors]
-        if not lengths or len(set(lengths)) != 1 or lengths[0] == 0:
-            raise ValueError(f"{name}: {which} tensors of lengths {lengths}; they need one length, at least 1")
-    allowed = {"optimiser": ("adam", "adamw"), "schedule": ("constant", "cosine")}
-    for setting, values in allowed.items():
-        if getattr(training, setting) not in values:
-            raise ValueError(f"{name}: {setting} {getattr(training, setting)!r}; choose one of {values}")
-    if choose[1] not in ("min", "max"):
-        raise ValueError(f"{name}: choose the {choose[1]!r} of {choose[0]!r}? It must be 'min' or 'max'")
-    if training.epochs < 0 or training.batch_size < 1:
-        raise ValueError(f"{name}: {training.epochs} epochs in batches of {training.batch_size} cannot be")
+def training_identity(
+    model: nn.Module, train: Sequence[Tensor], validation: Sequence[Tensor], training: Training, **others: object
+) -> str:
+    """A hash of all that a training's result depends on: weights before it, data, settings, the models' `config`."""
+    configs = [vars(module.config) for module in model.modules() if is_dataclass(getattr(module, "config", None))]
+    configs = [{key: value for key, value in config.items() if not isinstance(value, Training)} for config in configs]
+    settings = {"training": asdict(training), "configurations": configs, **others}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    named = [*model.state_dict().items(), *(("train", t) for t in train), *(("validation", t) for t in validation)]
+    for name, tensor in named:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -265,42 +307,28 @@ def predict(
     """`function` over batches of `tensors`, without gradients, in full precision; results joined, on the CPU.
 
     Args:
-        function: a module or a method of one, which then is put in evaluation mode for the time; or anything else that
-            takes the tensors on `device` and returns a tensor or a tuple of tensors.
-        device: by default where the module is, else `choose_device()`.
+        function: a module or a method of one, which is put in evaluation mode for the time; or anything else that takes
+            tensors on `device` (by default that of the module) and returns a tensor or a tuple of tensors.
     """
     module = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
-    module = module if isinstance(module, nn.Module) else None
-    if device is None and module is not None:
-        device = next((parameter.device for parameter in module.parameters()), None)
-    device = choose_device(device)
-    learning = module is not None and module.training
-    if module is not None:
-        module.eval()
+    module = module if isinstance(module, nn.Module) else nn.Module()
+    learning, own = module.training, next((parameter.device for parameter in module.parameters()), None)
+    device = choose_device(device or own)
+    batches = zip(*(tensor.split(batch_size) for tensor in tensors), strict=True)
     try:
-        pieces = [
-            function(*(piece.to(device) for piece in batch))
-            for batch in zip(*(tensor.split(batch_size) for tensor in tensors), strict=True)
-        ]
+        module.eval()
+        pieces = [function(*(piece.to(device) for piece in batch)) for batch in batches]
     finally:
-        if learning:
-            module.train()
+        module.train(learning)
     if isinstance(pieces[0], tuple):
         return tuple(torch.cat([piece.cpu() for piece in part]) for part in zip(*pieces, strict=True))
     return torch.cat([piece.cpu() for piece in pieces])
 
 
 def choose_device(name: torch.device | str | None = None) -> torch.device:
-    """The device asked for, or the best there is: CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        ValueError: a device that this machine does not have.
-    """
-    there = ["cpu"]
-    if torch.backends.mps.is_available():
-        there.insert(0, "mps")
-    if torch.cuda.is_available():
-        there.insert(0, "cuda")
+    """The device asked for (ValueError if it is not here), or the best there is: CUDA, Apple's MPS, then the CPU."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = [kind for kind, found in available.items() if found]
     device = torch.device(there[0] if name is None else name)
     if device.type not in there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise ValueError(f"no device {str(name)!r} on this machine; choose from {there}")
@@ -309,21 +337,8 @@ def choose_device(name: torch.device | str | None = None) -> torch.device:
 
 def choose_precision(device: torch.device) -> torch.dtype | None:
     """bfloat16 where it is faster (CUDA that computes in it, CPUs with AMX), else None: float32 throughout."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    if device.type == "cpu" and torch.cpu._is_amx_tile_supported():
-        return torch.bfloat16
-    return None
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds Python, NumPy and torch on all devices, and asks CUDA's libraries for repeatable algorithms."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if cuda or (device.type == "cpu" and torch.cpu._is_amx_tile_supported()) else None
 
 
 def _derived_seed(seed: int, purpose: int | str) -> int:

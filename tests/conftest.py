@@ -1,7 +1,11 @@
 """What several test modules start from: a tiny backbone with random weights, as a folder and loaded."""
 
+import shutil
+from pathlib import Path
+
 import pytest
-from tiny_backbone import write_backbone
+from filelock import FileLock
+from helpers.tiny_backbone import write_backbone
 
 
 @pytest.fixture(scope="module")
@@ -13,6 +17,35 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def backbone(tiny):
     """Loaded on the CPU."""
-    from brainvis.backbone import load_backbone
+    from brainvis.generation.stable_diffusion import load_stable_diffusion
 
-    return load_backbone(tiny, "cpu")
+    return load_stable_diffusion(tiny, "cpu")
+
+
+@pytest.fixture(scope="session")
+def smoke_study(tmp_path_factory) -> Path:
+    """Folder of a smoke study that snakemake has run, once for all test modules and processes."""
+    from helpers.world import JOBS, World
+
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if folder.name.startswith("popen-") else folder) / "smoke_study"  # xdist: one a process
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            made = World(folder)
+            assert made.planned() == JOBS
+            answer = made.snakemake()
+            assert answer.returncode == 0, answer.stdout + answer.stderr
+            (folder / "done").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(smoke_study, tmp_path_factory):
+    """The smoke study in folders of this test module's own."""
+    from helpers.world import World
+
+    folder = tmp_path_factory.mktemp("world") / "of_this_module"
+    shutil.copytree(smoke_study, folder)
+    return World(folder)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from brainvis import analysis
 from brainvis.configuration import TimeBranch
-from brainvis.datasets.base import EEGDataset
-from brainvis.time_branch import LatentMaskedModel, TimeEncoder
+from brainvis.data.dataset import EEGDataset
+from brainvis.evaluation import analysis
+from brainvis.models.time import LatentMaskedModel, TimeEncoder
 
 RATE = 256.0
 
@@ -122,6 +122,18 @@ def test_linear_probe_solves_ridge_regression_and_reads_what_is_linear():
     assert same == analysis.linear_probe(features[:200], labels[:200], features[200:], labels[200:])
 
 
+def test_an_encoder_is_probed_by_its_embeddings_of_training_and_validation_trials():
+    labels = torch.arange(40) % 2
+    trials = labels[:, None, None] + 0.01 * torch.randn(40, 2, 8, generator=torch.Generator().manual_seed(0))
+    data = dataset(trials, labels)
+    mean, blind = (
+        SimpleNamespace(embed=lambda trials: trials.mean(-1)),
+        SimpleNamespace(embed=lambda trials: trials[:, :, 0] * 0),
+    )
+    assert analysis.probe_encoder(mean, data, data.partition("clean")) == 1
+    assert analysis.probe_encoder(blind, data, data.partition("clean")) < 0.7
+
+
 def test_probe_monitor_reads_now_and_then_and_after_the_last_epoch(monkeypatch):
     monkeypatch.setattr(analysis, "probe_encoder", lambda *_: 0.25)
     monitor = analysis.probe_monitor(None, None, epochs=20, readings=6)
@@ -134,7 +146,7 @@ def test_pictures_of_masked_modeling_do_not_depend_on_chance_and_count_every_uni
     config = TimeBranch(
         unit_length=8, width=16, layers=1, heads=2, feedforward=16, regressor_layers=1, codewords=12, dropout=0.5
     )
-    model, trials = LatentMaskedModel(TimeEncoder(3, 64, config), config).train(), torch.randn(5, 3, 64)
+    model, trials = LatentMaskedModel(TimeEncoder(3, 64, RATE, config=config)).train(), torch.randn(5, 3, 64)
     mask = model.draw_mask(torch.Generator().manual_seed(0))
     once, again = (analysis.masked_prediction(model, trials, mask) for _ in range(2))
     assert torch.equal(once.regressed, again.regressed) and not once.regressed.requires_grad

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from brainvis.audit import audit, identical_trials, missing_trials, picture_contents
-from brainvis.datasets.base import EEGDataset
+from brainvis.data.audit import audit, identical_trials, missing_trials, picture_contents
+from brainvis.data.dataset import EEGDataset
 
 IMAGES, SUBJECTS = 6, 3
 

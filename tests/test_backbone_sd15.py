@@ -13,14 +13,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from original_layout import write_safetensors
+from helpers.original_layout import write_safetensors
+from helpers.tiny_backbone import random_pipeline, shrunken_configuration, write_backbone
 from safetensors.torch import load_file, save_file
 from test_stable_diffusion import CAPTIONS, assert_same_weights
-from tiny_backbone import random_pipeline, shrunken_configuration, write_backbone
 
-from brainvis.backbone import BackboneError, backbone_fingerprint, find_backbone, load_backbone
-from brainvis.backbone_files import PHANTOM, STABLE_DIFFUSION, obtain_backbone
-from brainvis.stable_diffusion import clip_tokenizer
+from brainvis.files import ROOT
+from brainvis.generation.stable_diffusion import clip_tokenizer, load_stable_diffusion
+from brainvis.generation.weights import (
+    STABLE_DIFFUSION,
+    BackboneError,
+    backbone_fingerprint,
+    find_backbone,
+    obtain_backbone,
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +109,7 @@ def test_the_published_folder_is_found_in_the_hubs_cache_and_gives_its_weights(t
     published = write_published(tmp_path / "published", half)
     snapshot = fill_cache(tmp_path / "cache", published)
     assert find_backbone("sd15") == snapshot
-    backbone = load_backbone("sd15", "cpu")
+    backbone = load_stable_diffusion("sd15", "cpu")
     assert_same_weights(backbone.pipeline, half)
     words = backbone.pipeline.tokenizer
     assert words(CAPTIONS, padding="max_length").input_ids == clip_tokenizer()(CAPTIONS, padding="max_length").input_ids
@@ -128,14 +134,14 @@ def test_the_weights_folder_comes_first_and_a_single_file_before_a_folder(tmp_pa
     (folder / "v1-5-pruned-emaonly.safetensors").symlink_to(single_file)
     assert find_backbone("sd15") == folder / "v1-5-pruned-emaonly.safetensors"
     assert backbone_fingerprint("sd15") == backbone_fingerprint(single_file)
-    assert load_backbone("sd15", "cpu", configuration=configuration).name == "sd15"
+    assert load_stable_diffusion("sd15", "cpu", configuration=configuration).name == "sd15"
 
 
 def test_offline_and_absent_is_one_error_within_a_second_that_says_all(tmp_path):
     start = time.monotonic()
     assert find_backbone("sd15") is None
     with pytest.raises(BackboneError) as caught:
-        load_backbone("sd15")
+        load_stable_diffusion("sd15")
     assert time.monotonic() - start < 1
     message = str(caught.value)
     assert "'sd15' (Stable Diffusion 1.5) is not on this machine and cannot be fetched" in message
@@ -180,11 +186,11 @@ def test_absent_and_online_it_is_fetched_and_said(tmp_path, configuration, monke
 
 def test_looking_for_it_imports_no_torch(tmp_path, single_file):
     code = (
-        "import sys; from brainvis.backbone import *; print(find_backbone('sd15')); "
-        f"print(backbone_fingerprint({str(single_file)!r})); "
+        "import sys; from brainvis.generation.weights import backbone_fingerprint, find_backbone; "
+        f"print(find_backbone('sd15')); print(backbone_fingerprint({str(single_file)!r})); "
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
     )
-    settings = {"HF_HOME": str(tmp_path), "BRAINVIS_DATA": str(tmp_path), "PYTHONPATH": str(PHANTOM.parents[2])}
+    settings = {"HF_HOME": str(tmp_path), "BRAINVIS_DATA": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | settings)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["None", backbone_fingerprint(single_file)]

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from helpers.world import World
 from scipy.stats import binomtest
-from test_end_to_end import World
 
 from brainvis.configuration import Phantom
 from brainvis.phantom.recording import write_phantom

@@ -6,15 +6,17 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
-from tiny_backbone import write_backbone
+from helpers.tiny_backbone import write_backbone
 
 from brainvis.__main__ import main
-from brainvis.check import as_text, can_start, check, rows
-from brainvis.datasets import DatasetError
-from brainvis.paths import ROOT
-from brainvis.published import PUBLISHED
+from brainvis.data import DATASETS, DatasetError
+from brainvis.evaluation.needs import as_text, can_start, check, rows
+from brainvis.files import ROOT
+from brainvis.generation import GENERATORS
+from brainvis.generation.weights import WEIGHTS
 
 
 @pytest.fixture(autouse=True)
@@ -59,13 +61,13 @@ def test_an_empty_machine_lacks_everything_of_the_real_data(empty_machine):
     text = as_text(items)
     for told in ("eeg_5_95_std.pth", "3.1 GB", "perceivelab", "hf download stable-diffusion-v1-5/", "brainvis caption"):
         assert told in text
-    for published in PUBLISHED.values():
+    for published in WEIGHTS.values():
         assert published.file in text and published.url in text
     assert [row["state"] for row in rows(items)].count("MISSING") == 3
 
 
 def _judges():
-    return [f"judge: {published.name}" for published in PUBLISHED.values()]
+    return [f"judge: {published.name}" for published in WEIGHTS.values()]
 
 
 def test_what_is_put_in_its_place_is_found(empty_machine):
@@ -73,7 +75,7 @@ def test_what_is_put_in_its_place_is_found(empty_machine):
     put(folder / "eeg_14_70_std.pth")
     put(folder / "block_splits_by_image_single.pth")
     put(folder / "eegcvpr40.yml", b"band: 14_70\nsplit: single_released\n")
-    for published in PUBLISHED.values():
+    for published in WEIGHTS.values():
         put(empty_machine / "weights" / published.file)
     items = check("eegcvpr40")
     assert can_start(items)
@@ -159,3 +161,20 @@ def test_what_cannot_be_done_is_one_sentence(arguments, words, capsys):
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert re.search("^brainvis: .*" + words, error, re.M) and "Traceback" not in error
+
+
+def test_data_sets_and_generators_of_ones_own_stand_in_the_table(monkeypatch):
+    def nowhere(*_):
+        raise DatasetError("toys are broken")
+
+    toy = SimpleNamespace(fingerprint=lambda *_: "abc", has_images=lambda *_: True)
+    monkeypatch.setitem(DATASETS, "toy", toy)
+    monkeypatch.setitem(GENERATORS, "toys", SimpleNamespace())
+    items = check("toy", "toys")
+    assert can_start(items) and {item.what for item in items if item.need == "needed"} == {
+        "data set: toy",
+        "backbone: toys",
+    }
+    assert state(items, "judge: CLIP") == ("useful", "missing")
+    monkeypatch.setattr(toy, "fingerprint", nowhere)
+    assert state(check("toy"), "data set: toy") == ("needed", "WRONG") and "broken" in as_text(check("toy"))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from brainvis.datasets import DATASETS, DatasetError, dataset_fingerprint, load_dataset
-from brainvis.datasets.base import EEGDataset
-from brainvis.datasets.wordnet import CLASS_NAMES
+import brainvis.data
+from brainvis.configuration import Configuration, Phantom
+from brainvis.data import DATASETS, DatasetError, Source, load_dataset
+from brainvis.data.classes import CLASS_NAMES
+from brainvis.data.dataset import EEGDataset
+from brainvis.files import BrainvisError
 
 WNIDS = ["n02389026", "n03888257", "n03584829"]
 CHANNELS, SUBJECTS, IMAGES = 4, 2, 4  # images a class
@@ -53,6 +57,10 @@ def write(folder: Path, content: dict, splits, eeg_file: str = EEG_FILE, images:
     return folder
 
 
+def fingerprint(folder: Path, **options) -> str:
+    return DATASETS["eegcvpr40"].fingerprint(folder, Configuration(), **options)
+
+
 def fails(folder: Path, *words: str, **options) -> None:
     """Loading must fail with a message that holds all the words."""
     with pytest.raises(DatasetError) as caught:
@@ -72,7 +80,7 @@ def test_faultless_files(tmp_path, content, splits):
     assert data.lengths.tolist() == (491 + data.images).tolist()
     (note,) = data.notes
     assert "'all', number 0" in note and "train 12 trials; val 6 trials; test 6 trials" in note
-    assert data.order is None and not data.has_captions and data.checked
+    assert data.order is None and not data.captions and data.checked
     assert data.image(3).mode == "RGB" and data.image_path(3).name == "n02389026_3.JPEG"
     for name, part in data.splits.items():
         assert part.tolist() == splits[0][name]
@@ -106,7 +114,8 @@ def test_without_images_and_with_names(tmp_path, content, splits):
     with pytest.raises(DatasetError, match="image tree"):
         data.image_path(0)
     (tmp_path / "captions.json").write_text("{")
-    fails(tmp_path, "captions.json", "no JSON")
+    with pytest.raises(BrainvisError, match="captions.json.* not JSON"):
+        load_dataset("eegcvpr40", folder=tmp_path)
 
 
 def test_missing_image_names_its_file_and_trial(tmp_path, content, splits):
@@ -191,14 +200,14 @@ def test_faulty_splits(tmp_path, content, splits):
 def test_unknown_names(tmp_path):
     with pytest.raises(DatasetError, match="choose one of phantom, eegcvpr40, recordings"):
         load_dataset("eegcvpr41")
-    for option in ({"band": "1_40"}, {"split": "some"}):
-        fails(tmp_path, "choose one of", **option)
+    fails(tmp_path, "band is '1_40'", "'5_95', '14_70', '55_95' or 'raw'", band="1_40")
+    fails(tmp_path, "split is 'some'", "'all_released' or 'single_released'", split="some")
     fails(tmp_path, EEG_FILE, "is missing")
 
 
 def test_empty_window_and_filter(tmp_path, content, splits):
     write(tmp_path, content, splits)
-    fails(tmp_path, "30:30", window=(30, 30))
+    fails(tmp_path, "window is (30, 30)", "less than the second", window=(30, 30))
     fails(tmp_path, "no trial has 700 to 800 samples", lengths=(700, 800))
 
 
@@ -226,8 +235,8 @@ def test_subject_keeps_trials_with_their_splits():
 def test_protocols():
     clean, paper = make().partition("clean"), make().partition("paper")
     assert clean.honest and not paper.honest
-    assert clean.selection.tolist() == [7, 6] and paper.train.tolist() == [0, 1, 2, 3, 4, 5, 7, 6]
-    assert paper.selection.tolist() == paper.test.tolist() == clean.test.tolist() == [8, 9]
+    assert clean.validation.tolist() == [7, 6] and paper.train.tolist() == [0, 1, 2, 3, 4, 5, 7, 6]
+    assert paper.validation.tolist() == paper.test.tolist() == clean.test.tolist() == [8, 9]
     with pytest.raises(DatasetError, match="clean, paper"):
         make().partition("fast")
     with pytest.raises(DatasetError, match="split val is empty"):
@@ -279,19 +288,56 @@ def test_trials_that_the_adapter_has_checked_are_not_read_again():
 
 def test_fingerprint_follows_content_and_options(tmp_path, content, splits):
     write(tmp_path, content, splits)
-    first = dataset_fingerprint("eegcvpr40", folder=tmp_path)
-    assert first == dataset_fingerprint("eegcvpr40", folder=tmp_path, window=(20, 460))
+    first = fingerprint(tmp_path)
+    assert first == fingerprint(tmp_path, window=(20, 460))
     assert first == load_dataset("eegcvpr40", folder=tmp_path).fingerprint
-    assert first != dataset_fingerprint("eegcvpr40", folder=tmp_path, split_index=1)
+    assert first != fingerprint(tmp_path, split_index=1)
     content["dataset"][5]["eeg"][2, 7] += 1e-3
     write(tmp_path, content, splits)
-    assert first != dataset_fingerprint("eegcvpr40", folder=tmp_path)
+    assert first != fingerprint(tmp_path)
 
 
-def test_fingerprint_of_the_phantom_needs_no_torch():
+def test_reading_the_table_needs_no_torch():
     code = (
-        "import sys; from brainvis.datasets import dataset_fingerprint, DatasetError; "
-        "print(dataset_fingerprint('phantom')); assert 'torch' not in sys.modules and 'mne' not in sys.modules"
+        "import sys; from brainvis.data import DATASETS; from brainvis.configuration import Configuration; "
+        "print(DATASETS['phantom'].fingerprint(None, Configuration())); "
+        "heavy = {'torch', 'mne', 'pandas', 'sklearn', 'transformers', 'diffusers'}; "
+        "assert not heavy & set(sys.modules)"
     )
     assert len(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout) > 8
-    assert DATASETS[0] == "phantom"
+    assert list(DATASETS) == ["phantom", "eegcvpr40", "recordings"]
+
+
+def test_subjects_and_images_are_known_before_anything_is_read(tmp_path):
+    known = {name: (source.subjects, source.has_images) for name, source in DATASETS.items()}
+    small = Configuration(phantom=Phantom(subjects=2))
+    subjects, has_images = known["phantom"]
+    assert subjects(tmp_path, small) == (1, 2) and has_images(tmp_path, small)
+    subjects, has_images = known["eegcvpr40"]
+    assert subjects(tmp_path, small) == (1, 2, 3, 4, 5, 6) and not has_images(tmp_path, small)
+    (tmp_path / "image").mkdir()
+    assert has_images(tmp_path, small) and not known["recordings"][1](tmp_path, small)
+
+
+def test_a_data_set_from_outside_is_one_line(tmp_path, monkeypatch):
+    """As somebody would add their own; `load_dataset` and the table are all that the rest of the package asks."""
+
+    def load(folder: Path, configuration: Configuration, shift: float = 0.0) -> EEGDataset:
+        data = make(name="toy", fingerprint=fingerprint(folder, configuration, shift))
+        return replace(data, trials=data.trials + shift)
+
+    def fingerprint(folder: Path, configuration: Configuration, shift: float = 0.0) -> str:
+        return f"{folder.name} {configuration.phantom.subjects} {shift}"
+
+    monkeypatch.setattr(brainvis.data, "DATASETS", dict(DATASETS))
+    brainvis.data.DATASETS["toy"] = Source(
+        load=load, fingerprint=fingerprint, subjects=lambda folder, configuration: (3, 5),
+        has_images=lambda folder, configuration: False,
+    )  # fmt: skip
+    data = load_dataset("toy", tmp_path, shift=2.0)
+    assert data.name == "toy" and data.trials[0, 0, 0] == 2 and len(data.of_subject(5)) == 5
+    assert data.fingerprint == f"{tmp_path.name} {Phantom().subjects} 2.0"
+    assert load_dataset("toy").fingerprint == "toy 4 0.0"  # data/toy, and the configuration as it is without changes
+    assert load_dataset("toy", configuration=Configuration(phantom=Phantom(subjects=9))).fingerprint == "toy 9 0.0"
+    with pytest.raises(DatasetError, match="choose one of phantom, eegcvpr40, recordings, toy"):
+        load_dataset("tay")

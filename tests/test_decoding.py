@@ -1,42 +1,15 @@
-"""What class names have in common, and the figures of notebooks 04 and 05: do they show the numbers they are given?"""
+"""The figures of notebooks 04 and 05: do they show the numbers they are given?"""
 
 import numpy as np
-import pytest
 import torch
 
-from brainvis.attributes import attribute_chance, attribute_hits, class_attributes
-from brainvis.metrics import classification_scores, paired_difference
-from brainvis.phantom.stimuli import CLASS_NAMES, SHOWN_CLASSES
+from brainvis.evaluation.scores import classification_scores, paired_difference
+from brainvis.generation.text_embeddings import interpolation_position
 from brainvis.plots import decoding
-from brainvis.semantics import interpolation_position
 from brainvis.training import History
 
 NAMES = ("red star", "red ring", "blue star", "blue ring")
-
-
-def test_words_of_class_names_are_attributes():
-    assert class_attributes(NAMES) == {
-        "first word": ["red", "red", "blue", "blue"],
-        "second word": ["star", "ring", "star", "ring"],
-    }
-    shown = class_attributes([CLASS_NAMES[index] for index in SHOWN_CLASSES])
-    assert len(set(shown["first word"])) == 6 and len(set(shown["second word"])) == 10
-    assert class_attributes(("rest", "13 Hz", "21 Hz", "17 Hz")) == {}  # not built alike
-    assert class_attributes(("13 Hz", "21 Hz", "17 Hz", "7 Hz")) == {}  # one word is everybody's, the other nobody's
-    assert class_attributes(("rest", "go")) == {}
-
-
-def test_half_right_counts_for_the_word_that_is_right():
-    words = class_attributes(NAMES)
-    predicted, labels = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 0, 0, 0])
-    assert attribute_hits(predicted, labels, words["first word"]).tolist() == [True, True, False, False]
-    assert attribute_hits(predicted, labels, words["second word"]).tolist() == [True, False, True, False]
-
-
-def test_chance_of_a_word_is_that_of_a_class_drawn_at_random():
-    words = ["a", "a", "a", "b"]
-    pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4))
-    assert attribute_chance(words) == pytest.approx(attribute_hits(*pairs.T, words).double().mean().item())
+WORDS = {"first word": ["red", "red", "blue", "blue"], "second word": ["star", "ring", "star", "ring"]}
 
 
 def test_comparison_shows_every_score_and_difference():
@@ -53,8 +26,7 @@ def test_comparison_shows_every_score_and_difference():
 def test_confusion_puts_equal_words_side_by_side():
     matrix = np.diag([2, 1, 1, 1])
     matrix[0, 1] = 2  # red star taken for red ring
-    attributes = class_attributes(NAMES)
-    first, second, _ = decoding.confusion_figure(matrix, NAMES, attributes, np.eye(4)).axes
+    first, second, _ = decoding.confusion_figure(matrix, NAMES, WORDS, np.eye(4)).axes
     assert np.asarray(first.images[0].get_array())[0].tolist() == [50, 50, 0, 0]
     assert np.asarray(second.images[0].get_array())[0].tolist() == [50, 0, 50, 0]
     assert [text.get_text() for text in second.get_yticklabels()] == ["star", "ring"]
@@ -94,7 +66,7 @@ def test_figures_of_alignment():
     expected = torch.tensor([[torch.dot(a, b) / (a.norm() * b.norm()) for b in flat] for a in flat])
     assert np.allclose(similarity, expected, atol=1e-6)
     terms = ("loss", "cosine_coarse", "cosine_fine")
-    epochs = [{"epoch": e} | {f"{part}_{t}": e / 10 for part in ("train", "selection") for t in terms} for e in (1, 2)]
+    epochs = [{"epoch": e} | {f"{part}_{t}": e / 10 for part in ("train", "validation") for t in terms} for e in (1, 2)]
     curves = decoding.alignment_curves_figure(History(epochs, 2, 0.0)).axes
     assert curves[1].get_ylim() == curves[2].get_ylim()
     assert curves[2].lines[1].get_ydata().tolist() == [0.1, 0.2]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import PNDMScheduler, StableDiffusionImg2ImgPipeline
+from helpers.tiny_backbone import TOKENS, WIDTH
 from test_generation import stock
-from tiny_backbone import TOKENS, WIDTH
 
-from brainvis.diffusion import PLMS, Sampling, denoise
-from brainvis.stable_diffusion import CONFIGURATION
+from brainvis.generation.sampler import PLMS, Sampling, denoise
+from brainvis.generation.stable_diffusion import CONFIGURATION
 
 
 def stable_diffusion_plms():
@@ -81,9 +81,9 @@ def relative_error(backbone, monkeypatch):
 def ours(backbone, steps, strength=1.0):
     """Sampled latents, the noise they began with, and the first time step."""
     sampling = Sampling(steps, 1.0, strength)
-    plms, times = sampling.start(backbone)
+    plms, times = sampling.start(backbone.pipeline)
     start = NOISE if strength == 1 else (1 - plms.alphas_cumprod[times[0]]).sqrt() * NOISE  # under it, a zero picture
-    return denoise(backbone, start, torch.zeros(1, TOKENS, WIDTH), None, sampling), start, times[0]
+    return denoise(backbone.pipeline, start, torch.zeros(1, TOKENS, WIDTH), None, sampling), start, times[0]
 
 
 def of_diffusers(pipeline, steps, strength=None):

@@ -14,11 +14,11 @@ import pytest
 import torch
 import yaml
 
-import brainvis.datasets
-from brainvis.datasets import DatasetError, dataset_fingerprint, load_dataset
-from brainvis.datasets import eegcvpr40_conversion as conversion
-from brainvis.datasets.eegcvpr40_settings import BANDS, Settings
-from brainvis.datasets.wordnet import CLASS_NAMES, RELEASED_NAMES
+import brainvis.data
+from brainvis.configuration import Configuration
+from brainvis.data import DATASETS, DatasetError, eegcvpr40, load_dataset
+from brainvis.data.classes import CLASS_NAMES, IMAGENET_INDICES, RELEASED_NAMES
+from brainvis.data.eegcvpr40_files import EEG_FILES, EEGCVPR40Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 WNIDS = ["n04069434", "n03272010", "n02124075"]
@@ -43,7 +43,7 @@ def records(subjects: int = 2) -> list[dict]:
 def write(folder: Path, trials: list[dict] | None = None, band: str = "5_95", **extra) -> Path:
     images = [f"{WNIDS[image // 4]}_{image}" for image in range(IMAGES)]
     trials = records() if trials is None else trials
-    torch.save({"dataset": trials, "labels": WNIDS, "images": images, **extra}, folder / BANDS[band])
+    torch.save({"dataset": trials, "labels": WNIDS, "images": images, **extra}, folder / EEG_FILES[band])
     everyone = {part: [s * IMAGES + i for s in range(2) for i in images] for part, images in SPLIT.items()}
     torch.save({"splits": [everyone] * 6}, folder / "block_splits_by_image_all.pth")
     torch.save({"splits": [SPLIT]}, folder / "block_splits_by_image_single.pth")
@@ -52,6 +52,10 @@ def write(folder: Path, trials: list[dict] | None = None, band: str = "5_95", **
 
 def load(folder: Path, **options):
     return load_dataset("eegcvpr40", folder=folder, **options)
+
+
+def fingerprint(folder: Path, **options) -> str:
+    return DATASETS["eegcvpr40"].fingerprint(folder, Configuration(), **options)
 
 
 def arrays(folder: Path) -> list[str]:
@@ -67,11 +71,12 @@ def test_array_file_holds_the_kept_trials_and_the_second_opening_does_not_read_t
     for trial in range(len(first)):
         expected = eeg(int(first.subjects[trial]), int(first.images[trial]), 460)[:, 20:]
         assert torch.equal(first.trials[trial], expected)
-    stored = conversion.open_trials(tmp_path, Settings(lengths=(493, 600)))
-    assert stored.kept.tolist() == [*range(2, 12), *range(14, 24)] and len(stored.table["length"]) == 24
+    stored = eegcvpr40.open_trials(tmp_path, EEGCVPR40Settings(lengths=(493, 600)))
+    usable = torch.nonzero(stored.table["usable"]).flatten().tolist()
+    assert usable == [*range(2, 12), *range(14, 24)] and len(stored.table["lengths"]) == 24
     assert stored.table["order"].unique().tolist() == [-1]
 
-    monkeypatch.setattr(conversion, "_convert", None)
+    monkeypatch.setattr(eegcvpr40, "_convert", None)
     again = load(tmp_path, lengths=(493, 600))
     assert torch.equal(again.trials, first.trials) and again.fingerprint == first.fingerprint
     assert {name: part.tolist() for name, part in again.splits.items()} == {
@@ -140,14 +145,14 @@ def test_faults_are_found_while_converting_and_leave_no_array_file(tmp_path):
 
 def test_choices_that_cannot_be_are_refused_before_the_conversion(tmp_path, monkeypatch):
     write(tmp_path)
-    monkeypatch.setattr(conversion, "_convert", lambda *arguments: pytest.fail("converted"))
+    monkeypatch.setattr(eegcvpr40, "_convert", lambda *arguments: pytest.fail("converted"))
     for options, words in (
         ({"split_index": 6}, "no split 6: choose split_index from 0 to 5"),
         ({"split": "single", "split_index": 1}, "no split 1"),
-        ({"window": (20, 20)}, "20:20 is empty"),
-        ({"lengths": (600, 450)}, "600:450 is empty"),
-        ({"names": "mine"}, "choose one of corrected, released"),
-        ({"windows": (20, 460)}, "no option 'windows': choose from band, window"),
+        ({"window": (20, 20)}, r"window is \(20, 20\); it needs two whole numbers"),
+        ({"lengths": (600, 450)}, r"lengths is \(600, 450\); it needs .* not above the second"),
+        ({"names": "mine"}, "names is 'mine'; it needs 'corrected' or 'released'"),
+        ({"windows": (20, 460)}, "eegcvpr40: unknown key windows; the keys are band, window"),
     ):
         with pytest.raises(DatasetError, match=words):
             load(tmp_path, **options)
@@ -155,9 +160,9 @@ def test_choices_that_cannot_be_are_refused_before_the_conversion(tmp_path, monk
 
 def test_full_disk_and_unwritable_folder_are_one_clear_error(tmp_path, monkeypatch):
     write(tmp_path)
-    usage = conversion.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda folder: usage._replace(free=10**4))
-    with pytest.raises(DatasetError, match="no room.*0.00 GB are free.*BRAINVIS_DATA"):
+    usage = eegcvpr40.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(eegcvpr40.shutil, "disk_usage", lambda folder: usage._replace(free=10**4))
+    with pytest.raises(DatasetError, match="no room.*0.0 MB are free.*BRAINVIS_DATA"):
         load(tmp_path)
     monkeypatch.undo()
     (lock,) = tmp_path.glob(".*.lock")
@@ -169,7 +174,7 @@ def test_full_disk_and_unwritable_folder_are_one_clear_error(tmp_path, monkeypat
 
 def convert_in_process(folder: Path) -> subprocess.Popen:
     code = (
-        "import sys; from pathlib import Path; from brainvis.datasets import load_dataset; "
+        "import sys; from pathlib import Path; from brainvis.data import load_dataset; "
         "print('ready', flush=True); "
         "print(load_dataset('eegcvpr40', folder=Path(sys.argv[1])).trials.double().sum().item())"
     )
@@ -234,22 +239,22 @@ def test_settings_file_chooses_and_arguments_win(tmp_path):
     data = load(tmp_path)
     assert data.trials.shape == (24, CHANNELS, 100) and data.class_names[0] == "eflex camera"
     assert data.subjects[data.splits["train"]].unique().tolist() == [1]
-    assert data.fingerprint == dataset_fingerprint("eegcvpr40", folder=tmp_path)
+    assert data.fingerprint == fingerprint(tmp_path)
     assert load(tmp_path, window=(0, 50)).trials.shape[-1] == 50
     explicit = dict(band="14_70", window=(0, 100), split="single", names="released")
     settings.unlink()
-    assert dataset_fingerprint("eegcvpr40", folder=tmp_path, **explicit) == data.fingerprint
+    assert fingerprint(tmp_path, **explicit) == data.fingerprint
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("windows: [0, 1]", "no option 'windows': choose from band, window, lengths, split, split_index, names"),
-        ("band: 5_96", "Unknown band 596"),
-        ("split: some", "choose one of all, single, all_released, single_released"),
+        ("windows: [0, 1]", "unknown key windows; the keys are band, window, lengths, split, split_index, names"),
+        ("band: 5_96", "band is 596; it needs '5_95', '14_70'"),
+        ("split: some", "split is 'some'; it needs 'all', 'single', 'all_released' or 'single_released'"),
         ("window: 20", "window is 20; it needs two whole numbers"),
-        ("lengths: [450, 600.5]", "lengths is"),
-        ("split_index: first", "split_index is 'first'"),
+        ("lengths: [450, 600.5]", r"lengths is \[450, 600.5\]; it needs two whole numbers"),
+        ("split_index: first", "split_index is 'first'; it needs a whole number"),
         ("- band", "holds no settings"),
         ("band: [", "not plain YAML"),
     ],
@@ -257,15 +262,16 @@ def test_settings_file_chooses_and_arguments_win(tmp_path):
 def test_wrong_settings_are_named(tmp_path, text, words):
     write(tmp_path)
     (tmp_path / "eegcvpr40.yml").write_text(text)
-    for read in (load_dataset, dataset_fingerprint):
+    for read in (load, fingerprint):
         with pytest.raises(DatasetError, match=words) as caught:
-            read("eegcvpr40", folder=tmp_path)
+            read(tmp_path)
         assert "eegcvpr40.yml" in str(caught.value)
 
 
 def test_example_says_what_is_taken_without_it():
-    example = yaml.safe_load((Path(brainvis.datasets.__file__).parent / "eegcvpr40_example.yml").read_text())
-    assert Settings(**example) == Settings() and list(example) == list(vars(Settings()))
+    example = yaml.safe_load((Path(brainvis.data.__file__).parent / "eegcvpr40_example.yml").read_text())
+    assert EEGCVPR40Settings(**example) == EEGCVPR40Settings()
+    assert list(example) == list(EEGCVPR40Settings.model_fields)
 
 
 # Splits
@@ -314,7 +320,7 @@ def test_places_beyond_a_subjects_own_list_are_dropped_and_counted(tmp_path):
 
 def test_two_tables_of_forty_names():
     assert len(CLASS_NAMES) == len(set(CLASS_NAMES.values())) == len(RELEASED_NAMES) == 40
-    assert list(CLASS_NAMES) == list(RELEASED_NAMES)
+    assert list(CLASS_NAMES) == list(RELEASED_NAMES) == list(IMAGENET_INDICES)
     assert all(name == name.strip() and "," not in name for name in CLASS_NAMES.values())
     released = {
         "n04069434": "eflex camera", "n02124075": "cat ", "n03775071": "mitten,glove",
@@ -327,9 +333,7 @@ def test_released_names_are_a_choice(tmp_path):
     write(tmp_path)
     assert load(tmp_path).class_names == ("reflex camera", "electric guitar", "Egyptian cat")
     assert load(tmp_path, names="released").class_names == ("eflex camera", "electric guitar", "cat ")
-    assert dataset_fingerprint("eegcvpr40", folder=tmp_path) != dataset_fingerprint(
-        "eegcvpr40", folder=tmp_path, names="released"
-    )
+    assert fingerprint(tmp_path) != fingerprint(tmp_path, names="released")
     (tmp_path / "class_names.json").write_text(json.dumps({WNIDS[0]: "camera"}))
     assert load(tmp_path, names="released").class_names == ("camera", "electric guitar", "cat ")
 
@@ -337,8 +341,9 @@ def test_released_names_are_a_choice(tmp_path):
 def test_fingerprint_needs_no_torch(tmp_path):
     write(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from brainvis.datasets import dataset_fingerprint; "
-        "print(dataset_fingerprint('eegcvpr40', Path(sys.argv[1]))); assert 'torch' not in sys.modules"
+        "import sys; from pathlib import Path; from brainvis.configuration import Configuration; "
+        "from brainvis.data import DATASETS; folder = Path(sys.argv[1]); "
+        "print(DATASETS['eegcvpr40'].fingerprint(folder, Configuration())); assert 'torch' not in sys.modules"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code, tmp_path], check=True, capture_output=True, text=True, cwd=ROOT

@@ -1,71 +1,16 @@
 """The whole study at preset `smoke`, as a user runs it: snakemake, papermill, and cell by cell."""
 
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from helpers.world import JOBS
 from nbclient import NotebookClient
 
-from brainvis.paths import ROOT
-from brainvis.runs import NOTEBOOKS, STAGES
-
-BIN = Path(sys.executable).parent
-GRID = ["preset=smoke", "subjects=[1,2]", "ablations=[full,no_time,no_refinement]"]
-JOBS = {  # runs a notebook: an ablation repeats nothing that it does not change
-    "01_data_exploration": 1,
-    "02_lmm_pretraining": 1,
-    "03_frequency_branch": 1,
-    "04_fusion": 3,
-    "05_alignment": 3,
-    "06_generation": 4,
-    "07_ablations": 1,
-    "08_figures": 1,
-}
-
-
-class World:
-    """Folders of its own for data, runs and figures, and the commands that work on them."""
-
-    def __init__(self, folder: Path, data: Path | None = None):
-        self.folder, self.runs, self.figures = folder, folder / "runs", folder / "figures"
-        self.environment = os.environ | {
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "BRAINVIS_DATA": str(data or folder / "data"),
-            "BRAINVIS_RUNS": str(self.runs),
-            "BRAINVIS_FIGURES": str(self.figures),
-        }
-
-    def run(self, *command: str) -> subprocess.CompletedProcess:
-        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
-
-    def snakemake(self, *options: str, grid=GRID) -> subprocess.CompletedProcess:
-        where = ["--directory", str(self.folder), "--cores", "2"]
-        return self.run("snakemake", *where, *options, "--config", *grid)
-
-    def planned(self) -> dict[str, int]:
-        """Runs that snakemake would make now, by notebook."""
-        answer = self.snakemake("--dry-run")
-        assert answer.returncode == 0, answer.stderr
-        counts = re.findall(r"^(\d\d_\w+)\s+(\d+)$", answer.stdout + answer.stderr, re.M)
-        return {notebook: int(count) for notebook, count in counts}
-
-    def results(self, who: str, ablation: str, stage: str) -> dict:
-        return json.loads((self.runs / "phantom_smoke" / who / ablation / stage / "results.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("world"))
-    assert made.planned() == JOBS
-    answer = made.snakemake()
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    return made
+from brainvis.files import ROOT
+from brainvis.graph import NOTEBOOKS, STAGES
 
 
 def test_every_run_is_whole_and_says_what_it_was_made_from(world):
@@ -81,6 +26,9 @@ def test_every_run_is_whole_and_says_what_it_was_made_from(world):
             assert fingerprint in sources
         assert results["made_with"]["packages"]["torch"] and results["study"]["preset"] == "smoke"
         assert not list(file.parent.glob("*.checkpoint"))
+        if results["stage"] in STAGES:
+            assert [mark.name for mark in file.parent.glob("*.whole")] == [f"{results['fingerprint']}.whole"]
+            assert results["code"] != results["fingerprint"] != results["chosen"]
 
 
 def test_a_second_time_nothing_runs(world):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from brainvis.configuration import PRESETS, FrequencyBranch
-from brainvis.frequency_branch import FrequencyClassifier, FrequencyEncoder, amplitude_spectrum, frequencies
+from brainvis.models.frequency import FrequencyEncoder
+from brainvis.models.spectrum import amplitude_spectrum, frequencies
 
 
 def naive_amplitudes(signal, bins):
@@ -45,8 +46,7 @@ def test_published_bins_and_the_cut():
 
 def test_branch_equals_the_gates():
     torch.manual_seed(0)
-    model = FrequencyClassifier(FrequencyEncoder(3, 12, 100.0, FrequencyBranch(width=4)), 5).double()
-    encoder = model.encoder
+    encoder = FrequencyEncoder(3, 12, 100.0, 5, FrequencyBranch(width=4)).double()
     trials = torch.randn(2, 3, 12, dtype=torch.float64)
     sigmoid = torch.sigmoid
     for row, sequence in enumerate(amplitude_spectrum(trials, 100.0)):
@@ -58,19 +58,18 @@ def test_branch_equals_the_gates():
             cell = sigmoid(forget) * cell + sigmoid(enter) * torch.tanh(candidate)
             hidden = sigmoid(leave) * torch.tanh(cell)
         features = (encoder.output.weight @ hidden + encoder.output.bias).clamp(min=0)
-        torch.testing.assert_close(encoder.features(trials)[row], features)
-        scores = model.classifier.weight @ features + model.classifier.bias
-        torch.testing.assert_close(model(trials)[row], scores)
+        torch.testing.assert_close(encoder.embed(trials)[row], features)
+        scores = encoder.classifier.weight @ features + encoder.classifier.bias
+        torch.testing.assert_close(encoder(trials)[row], scores)
 
 
 def test_paper_preset_has_the_published_size():
-    encoder = FrequencyEncoder(128, 440, 1000.0, PRESETS["paper"].frequency)
+    encoder = FrequencyEncoder(128, 440, 1000.0, 40, PRESETS["paper"].frequency)
     assert encoder.frequencies == 220
-    model = FrequencyClassifier(encoder, 40)
-    assert sum(parameter.numel() for parameter in model.parameters()) == 153_768  # .1538 M in Table 7
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == 153_768  # .1538 M in Table 7
 
 
 def test_sizes_are_known_without_weights():
     with torch.device("meta"):
-        encoder = FrequencyEncoder(128, 440, 1000.0, FrequencyBranch(highest_frequency=100.0))
+        encoder = FrequencyEncoder(128, 440, 1000.0, config=FrequencyBranch(highest_frequency=100.0))
     assert encoder.frequencies == 44 and encoder.lstm.weight_ih_l0.is_meta

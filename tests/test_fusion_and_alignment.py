@@ -5,20 +5,22 @@ import math
 import pytest
 import torch
 
-from brainvis.alignment import AlignedEncoder, AlignmentNetwork, semantic_interpolation_loss
-from brainvis.configuration import PRESETS, Alignment, FrequencyBranch, TimeBranch
-from brainvis.frequency_branch import FrequencyEncoder
-from brainvis.fusion import TimeFrequencyEncoder
-from brainvis.time_branch import TimeEncoder
+from brainvis.configuration import PRESETS, Alignment, Configuration, FrequencyBranch, Fusion, TimeBranch
+from brainvis.models.alignment import (
+    AlignedEncoder,
+    AlignmentNetwork,
+    alignment_objective,
+    semantic_interpolation_loss,
+)
+from brainvis.models.fusion import FusedEncoder
 
 TIME = TimeBranch(unit_length=4, width=6, layers=1, heads=2, feedforward=8)
 
 
-def fused(branches=("time", "frequency")) -> TimeFrequencyEncoder:
+def fused(branches=("time", "frequency")) -> FusedEncoder:
     torch.manual_seed(0)
-    time = TimeEncoder(3, 20, TIME) if "time" in branches else None
-    frequency = FrequencyEncoder(3, 20, 100.0, FrequencyBranch(width=4)) if "frequency" in branches else None
-    return TimeFrequencyEncoder(time, frequency, classes=5).double()
+    config = Configuration(time=TIME, frequency=FrequencyBranch(width=4), fusion=Fusion(branches))
+    return FusedEncoder(3, 20, 100.0, 5, config).double()
 
 
 @pytest.fixture
@@ -28,48 +30,49 @@ def trials() -> torch.Tensor:
 
 def test_fusion_joins_both_branches_and_trains_them(trials):
     model = fused().eval()
-    features = model.features(trials)
-    assert model.width == 10 and features.shape == (2, 10)
-    latent = model.time(trials)
+    features = model.embed(trials)
+    time, frequency = model.branches.values()
+    assert list(model.branches) == ["time", "frequency"] and model.width == 10 and features.shape == (2, 10)
+    latent = time.units_of(trials)
     for row in range(2):
         for i in range(6):
             assert features[row, i].item() == pytest.approx(sum(unit[i].item() for unit in latent[row]) / 5)
-    torch.testing.assert_close(features[:, 6:], model.frequency.features(trials))
+    torch.testing.assert_close(features[:, 6:], frequency.embed(trials))
     for row in range(2):
         for c in range(5):
             weights = model.classifier.weight[c].tolist()
             expected = sum(w * f for w, f in zip(weights, features[row].tolist(), strict=True))
             assert model(trials)[row, c].item() == pytest.approx(expected + model.classifier.bias[c].item())
     model(trials).square().sum().backward()
-    assert model.time.projection.weight.grad.abs().sum() > 0
-    assert model.frequency.lstm.weight_ih_l0.grad.abs().sum() > 0
+    assert time.projection.weight.grad.abs().sum() > 0
+    assert frequency.lstm.weight_ih_l0.grad.abs().sum() > 0
 
 
 def test_either_branch_may_be_missing(trials):
     for branch, width in (("time", 6), ("frequency", 4)):
         model = fused((branch,)).eval()
         assert model.width == width and model(trials).shape == (2, 5)
-        torch.testing.assert_close(model.features(trials), getattr(model, branch).features(trials))
+        torch.testing.assert_close(model.embed(trials), model.branches[branch].embed(trials))
     with pytest.raises(ValueError, match="at least one"):
-        TimeFrequencyEncoder(None, None, 5)
+        fused(())
 
 
 def test_alignment_network_equals_the_equations():
     torch.manual_seed(0)
     network = AlignmentNetwork(15, (2, 3), Alignment(wide=8, narrow=4)).double()
 
-    def linear(name, x):
-        weight, bias = getattr(network, name).weight.tolist(), getattr(network, name).bias.tolist()
+    def linear(number, x):
+        weight, bias = network.layers[number - 1].weight.tolist(), network.layers[number - 1].bias.tolist()
         return [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
 
     embedding = torch.randn(3, 15, dtype=torch.float64)
     for row, x in enumerate(embedding.tolist()):
-        h1 = [math.tanh(v) for v in linear("wide1", x)]
-        h2 = [math.tanh(v) for v in linear("narrow1", h1)]
-        h3 = [math.tanh(v + skip) for v, skip in zip(linear("wide2", h2), h1, strict=True)]
-        h4 = [math.tanh(v + skip) for v, skip in zip(linear("narrow2", h3), h2, strict=True)]
-        h5 = [math.tanh(v + skip) for v, skip in zip(linear("wide3", h4), h3, strict=True)]
-        flat = linear("output", h5)
+        h1 = [math.tanh(v) for v in linear(1, x)]
+        h2 = [math.tanh(v) for v in linear(2, h1)]
+        h3 = [math.tanh(v + skip) for v, skip in zip(linear(3, h2), h1, strict=True)]
+        h4 = [math.tanh(v + skip) for v, skip in zip(linear(4, h3), h2, strict=True)]
+        h5 = [math.tanh(v + skip) for v, skip in zip(linear(5, h4), h3, strict=True)]
+        flat = linear(6, h5)
         expected = torch.tensor([flat[:3], flat[3:]], dtype=torch.float64)
         torch.testing.assert_close(network(embedding)[row], expected)
 
@@ -92,7 +95,7 @@ def test_aligned_encoder_reads_features_and_scores(trials, learning):
     model.eval()
     states, scores = model(trials)
     torch.testing.assert_close(scores, encoder(trials))
-    torch.testing.assert_close(states, network(torch.cat([encoder.features(trials), scores], dim=1)))
+    torch.testing.assert_close(states, network(torch.cat([encoder.embed(trials), scores], dim=1)))
     states.square().sum().backward()
     assert all((parameter.grad is not None) == learning for parameter in encoder.parameters())
 
@@ -126,3 +129,13 @@ def test_unknown_targets_are_refused(targets):
     x = torch.randn(1, 2, 3)
     with pytest.raises(ValueError, match="coarse"):
         semantic_interpolation_loss(x, x, x, Alignment(targets=targets))
+
+
+def test_the_objective_looks_texts_up_in_its_tables(trials):
+    network = AlignmentNetwork(15, (2, 3), Alignment(wide=8, narrow=4)).double()
+    model = AlignedEncoder(fused(), network).eval()
+    coarse, fine = torch.randn(5, 2, 3).half(), torch.randn(7, 2, 3).half()
+    labels, captions = torch.tensor([4, 1]), torch.tensor([6, 0])
+    losses = alignment_objective(coarse, fine, network.config)(model, trials, labels, captions)
+    expected = semantic_interpolation_loss(model(trials)[0], coarse[[4, 1]], fine[[6, 0]], network.config)
+    assert losses == expected

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from brainvis import identification as module
-from brainvis.identification import correlations, identification, two_way
-from brainvis.judges import Judge
+from brainvis.evaluation import identification as module
+from brainvis.evaluation.identification import correlations, identification, two_way
+from brainvis.evaluation.judges import Judge
 
 
 @pytest.fixture

@@ -12,10 +12,16 @@ from scipy import linalg, stats
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity as skimage_ssim
 
-from brainvis.image_metrics import (
-    classify,
+from brainvis.evaluation.judges import Judge, Judges, judges_of
+from brainvis.evaluation.pictures import (
+    METRICS,
+    Metric,
+    Pictures,
+    accuracy_by_prediction,
+    agreement_with,
+    ask,
     cosine_similarity,
-    evaluate_images,
+    evaluate_pictures,
     frechet_distance,
     inception_score,
     pixel_correlation,
@@ -23,7 +29,8 @@ from brainvis.image_metrics import (
     square,
     structural_similarity,
 )
-from brainvis.judges import Judge, Judges, judges_of
+from brainvis.evaluation.scores import evenly, n_way_accuracy, spread_over_classes
+from brainvis.phantom.stimuli import CLASS_NAMES
 
 
 @pytest.fixture
@@ -53,7 +60,7 @@ def test_inception_score_equals_its_formula_and_leaves_the_random_state(rng):
     expected = np.exp(np.mean([stats.entropy(row, p.mean(0)) for row in p]))
     before = torch.get_rng_state()
     assert inception_score(logits)["value"] == pytest.approx(expected)
-    assert inception_score(logits, splits=5) == inception_score(logits, splits=5)
+    assert inception_score(logits) == inception_score(logits)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -122,7 +129,7 @@ def test_structural_similarity_equals_its_formula_and_scikit_image(pictures):
 
 def test_pixel_correlation_equals_numpy(pictures, monkeypatch):
     shown, generated = pictures
-    monkeypatch.setattr("brainvis.image_metrics.BLOCK", 2)
+    monkeypatch.setattr("brainvis.evaluation.pictures.BLOCK", 2)
     matrix = pixel_correlation(generated, shown)
     for i in range(5):
         for j in range(5):
@@ -136,7 +143,7 @@ def test_pixel_correlation_equals_numpy(pictures, monkeypatch):
 def test_cosine_similarity_is_the_mean_over_samples(rng):
     shown = torch.nn.functional.normalize(torch.as_tensor(rng.normal(size=(4, 6))))
     made = torch.nn.functional.normalize(torch.as_tensor(rng.normal(size=(8, 6))))  # two samples a trial
-    matrix = cosine_similarity(made, shown)
+    matrix = cosine_similarity(made.view(4, 2, 6), shown)
     for i in range(4):
         for j in range(4):
             pair = torch.nn.functional.cosine_similarity(made[2 * i : 2 * i + 2], shown[j])
@@ -189,6 +196,10 @@ def test_square_cuts_the_centre_and_resizes():
 # All of them together
 
 
+def evaluate(judges, generated, shown, **settings):
+    return evaluate_pictures(*(Pictures(pixels, judges, **settings) for pixels in (generated, shown)))
+
+
 class FakeJudge(torch.nn.Module):
     """Reads the class from red, the position from green: values of 4 are one level."""
 
@@ -237,24 +248,21 @@ def test_the_judges_answers_do_not_depend_on_the_batch(coded):
     torch.testing.assert_close(first["features"], torch.as_tensor(coded[:, 0, 0]).float() / 255)
 
 
-def test_answers_are_by_stage_trial_and_sample(coded):
-    stages = {"semantic": coded[:, None].repeat(2, 1), "refined": np.roll(coded, 1, axis=0)[:, None]}
-    answers = classify(fake_judges().classifier, stages, coded)
-    (made, truth), (rolled, same) = answers["semantic"], answers["refined"]
-    assert truth is same and made.keys() == truth.keys() == {"class", "position"}
+def test_answers_are_by_trial_and_sample_and_given_once(coded):
+    judges, shifted = fake_judges(), np.roll(coded, 1, axis=0)[:, None]
+    sets = [Pictures(pixels, judges, n_permutations=9) for pixels in (coded[:, None].repeat(2, 1), shifted, coded)]
+    made, rolled, truth = ask(judges.classifier, *sets)
+    assert made.keys() == truth.keys() == {"class", "position", "features"}
     assert made["class"].shape == (24, 2, 60) and rolled["class"].shape == (24, 1, 60)
-    torch.testing.assert_close(
-        made["class"][:, 1], truth["class"], atol=0.01, rtol=0
-    )  # sharp, as single precision is not
-    torch.testing.assert_close(rolled["class"][1:, 0], truth["class"][:-1], atol=0.01, rtol=0)
-    assert classify(None, stages, coded) == {}
-    judges = fake_judges()
-    results = evaluate_images(judges, stages["refined"], coded, n_permutations=9)
-    assert evaluate_images(judges, stages["refined"], coded, n_permutations=9, answers=answers["refined"]) == results
+    sharp = {"atol": 0.01, "rtol": 0}  # as single precision is not
+    torch.testing.assert_close(made["class"][:, 1], truth["class"], **sharp)
+    torch.testing.assert_close(rolled["class"][1:, 0], truth["class"][:-1], **sharp)
+    assert evaluate_pictures(*sets[1:]) == evaluate(judges, shifted, coded, n_permutations=9)
+    assert ask(judges.classifier, sets[2])[0] is truth  # the pictures shown are looked at once for all stages
 
 
 def test_evaluation_of_perfect_pictures(coded):
-    results = evaluate_images(fake_judges(), coded[:, None].repeat(2, 1), coded, n_permutations=500)
+    results = evaluate(fake_judges(), coded[:, None].repeat(2, 1), coded, n_permutations=500)
     assert results["generation_accuracy"]["value"] == 1
     assert results["inception_score"]["value"] == pytest.approx(24, rel=1e-3)  # as many certain classes
     assert results["fid"]["value"] == pytest.approx(0, abs=1e-2)
@@ -271,12 +279,12 @@ def test_evaluation_of_perfect_pictures(coded):
     assert results["ssim"]["value"] == pytest.approx(1)
     assert results["notes"] == []
     assert json.loads(json.dumps(results, allow_nan=False)) == results
-    again = evaluate_images(fake_judges(), coded[:, None].repeat(2, 1), coded, n_permutations=500)
+    again = evaluate(fake_judges(), coded[:, None].repeat(2, 1), coded, n_permutations=500)
     assert again == results
 
 
 def test_evaluation_of_pictures_of_other_trials(coded):
-    results = evaluate_images(fake_judges(), np.roll(coded, 1, axis=0)[:, None], coded, n_permutations=500)
+    results = evaluate(fake_judges(), np.roll(coded, 1, axis=0)[:, None], coded, n_permutations=500)
     assert results["generation_accuracy"]["value"] < 0.02  # not 0: the one class that beats it may not be drawn
     assert results["inception_score"]["value"] == pytest.approx(24, rel=1e-3)  # blind to what was shown
     assert results["attributes"]["position"]["p"] > 0.5
@@ -284,22 +292,48 @@ def test_evaluation_of_pictures_of_other_trials(coded):
 
 def test_inception_score_never_sees_the_pictures_shown(coded):
     generated = coded[:1, None].repeat(24, 0)  # one picture, again and again
-    assert evaluate_images(fake_judges(), generated, coded, n_permutations=9)["inception_score"]["value"] == (
+    assert evaluate(fake_judges(), generated, coded, n_permutations=9)["inception_score"]["value"] == (
         pytest.approx(1, abs=1e-4)
     )
 
 
 def test_metrics_that_lack_their_network_are_left_out_and_named(coded):
-    nobody = Judges(None, None, None, {}, missing=("Alas, no network.",))
-    results = evaluate_images(nobody, coded[:, None], coded)
+    nobody = Judges(missing=("Alas, no network.",))
+    results = evaluate(nobody, coded[:, None], coded)
     assert set(results) == {"trials", "samples", "ssim", "pixel_correlation", "notes"}
     assert results["notes"] == ["Alas, no network."]
+
+
+def test_a_metric_of_ones_own_is_one_line_in_the_table(coded, monkeypatch):
+    def brightness(generated, shown):
+        return generated.interval((generated.pixels.mean((2, 3, 4)) - shown.pixels.mean((1, 2, 3))[:, None]).mean(1))
+
+    monkeypatch.setitem(METRICS, "contrast", Metric(lambda made, shown: {"value": made.pixels.std() / 255}, "contrast"))
+    monkeypatch.setitem(METRICS, "brightness", Metric(brightness, "brightness", digits=1))
+    monkeypatch.setitem(METRICS, "never", Metric(lambda made, shown: None, "never"))
+    monkeypatch.setitem(METRICS, "by_eye", Metric(lambda made, shown: ask(None, made, shown), "by eye"))
+    results = evaluate(Judges(), coded[:, None].repeat(2, 1), coded)
+    assert set(results) == {"trials", "samples", "ssim", "pixel_correlation", "contrast", "brightness", "notes"}
+    assert results["contrast"] == {"value": coded.std() / 255}
+    assert results["brightness"] == {"value": 0, "low": 0, "high": 0}
+
+
+def test_a_judge_looks_once_at_each_set_of_pictures(coded):
+    looked = []
+
+    def look(images):
+        looked.append(len(images))
+        return {"features": FakeClip().image_features(images)}
+
+    clip = Judge("CLIP", lambda: look, lambda: "0" * 16, batch_size=100)
+    evaluate(Judges(clip=clip, identification={"CLIP": clip}), coded[:, None].repeat(2, 1), coded)
+    assert looked == [48, 24]
 
 
 def test_weights_that_are_not_the_published_ones_are_noted(coded):
     clip = Judge("CLIP", lambda: lambda images: {"features": FakeClip().image_features(images)}, lambda: "0" * 16,
                  key="clip")  # fmt: skip
-    results = evaluate_images(Judges(None, None, clip, {"CLIP": clip}), coded[:, None], coded)
+    results = evaluate(Judges(clip=clip, identification={"CLIP": clip}), coded[:, None], coded)
     assert results["clip_similarity"]["weights"] == "0" * 16
     assert (
         len(results["notes"]) == 1 and "begins with 0000" in results["notes"][0] and "9ce2e8a8" in results["notes"][0]
@@ -307,18 +341,63 @@ def test_weights_that_are_not_the_published_ones_are_noted(coded):
 
 
 def test_one_trial_alone_has_nobody_to_be_taken_for(coded):
-    results = evaluate_images(fake_judges(), coded[:1, None].repeat(2, 1), coded[:1], n_permutations=9)
+    results = evaluate(fake_judges(), coded[:1, None].repeat(2, 1), coded[:1], n_permutations=9)
     assert not any(name.startswith("two_way") for name in results) and "fid" not in results
     assert "ssim" in results and "single trial" in results["notes"][0]
 
 
 def test_too_few_pictures_for_fid_are_noted(coded):
-    results = evaluate_images(fake_judges(), coded[:3, None], coded[:3], n_permutations=9)
+    results = evaluate(fake_judges(), coded[:3, None], coded[:3], n_permutations=9)
     assert "FID of 3 generated and 3 shown pictures with 3 features" in results["notes"][0]
 
 
 def test_evaluation_refuses_pictures_that_do_not_fit(coded):
     with pytest.raises(ValueError, match="do not fit"):
-        evaluate_images(fake_judges(), coded[:, None, :8], coded)
+        evaluate(fake_judges(), coded[:, None, :8], coded)
     with pytest.raises(ValueError, match="have to be"):
-        evaluate_images(fake_judges(), coded[:, None] / 255, coded)
+        evaluate(fake_judges(), coded[:, None] / 255, coded)
+
+
+# Which trials are drawn, and what pictures say of the classifier of EEG
+
+
+def sure(classes, count=60):
+    """Of a judge that is sure of these classes: (..., count)."""
+    return {"class": torch.nn.functional.one_hot(torch.as_tensor(classes), count).float()}
+
+
+def test_trials_are_spread_over_classes():
+    labels = torch.tensor([5, 5, 5, 0, 0, 3, 3, 3, 3])
+    assert spread_over_classes(labels, 3).tolist() == [0, 3, 5]
+    assert spread_over_classes(labels, 4).tolist() == [0, 3, 4, 5]  # the lowest class gets the odd one
+    assert spread_over_classes(labels, 8).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    for all_of_them in (None, 9, 99):
+        assert spread_over_classes(labels, all_of_them).tolist() == list(range(9))
+
+
+def test_rows_are_evenly_spaced():
+    assert evenly(range(10), 5) == [0, 2, 4, 6, 8]
+    assert evenly(np.array([4, 7]), 5) == [4, 7]
+    assert evenly([], 5) == []
+
+
+def test_the_split_adds_up_to_the_whole():
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 60, 30)
+    right = rng.random(30) < 0.5
+    made = np.where(right[:, None] & (rng.random((30, 2)) < 0.8), shown[:, None], rng.integers(0, 60, (30, 2)))
+    judge = Judge("sure", None, str)
+    sets = [Pictures(classes, Judges(judge), answers={"sure": sure(classes)}) for classes in (made, shown)]
+    split = accuracy_by_prediction(*sets, right)
+    assert {name: part["trials"] for name, part in split.items()} == {"right": right.sum(), "wrong": (~right).sum()}
+    whole = n_way_accuracy(sure(made)["class"], sure(shown)["class"], 50)["exact"]
+    assert sum(part["exact"] * part["trials"] for part in split.values()) / 30 == pytest.approx(whole)
+    assert split["right"]["value"] > 0.6 > 0.2 > split["wrong"]["value"]
+    assert accuracy_by_prediction(*sets, right | True).keys() == {"right"}
+
+
+def test_pictures_that_show_the_predicted_class():
+    judged = np.array([[0, 1], [2, 2]])
+    agreement = agreement_with([CLASS_NAMES[0], CLASS_NAMES[2]], judged, CLASS_NAMES)
+    assert (agreement["value"], agreement["chance"]) == (0.75, 1 / 60)
+    assert agreement_with([CLASS_NAMES[0], "unicorn"], judged, CLASS_NAMES) is None

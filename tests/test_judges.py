@@ -21,12 +21,12 @@ from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.vision_transformer import VisionTransformer
 
-from brainvis import networks, published
-from brainvis.datasets.wordnet import CLASS_NAMES
-from brainvis.image_metrics import evaluate_images
-from brainvis.imagenet import INDICES
-from brainvis.judges import judges_of, published_judge
-from brainvis.published import PUBLISHED, MissingWeights, WeightsError, find_weights, obtain_weights
+from brainvis.data.classes import CLASS_NAMES, IMAGENET_INDICES
+from brainvis.evaluation.judges import NETWORKS, Judge, Judges, judges_of, published_judge
+from brainvis.evaluation.pictures import Pictures, agreement_with, evaluate_pictures
+from brainvis.files import weights_folder
+from brainvis.generation.weights import WEIGHTS, MissingWeights, WeightsError, find_weights, obtain_weights
+from brainvis.phantom.stimuli import CLASS_NAMES as PHANTOM_CLASSES
 
 CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ def unreachable(*_, **__):
 
 def give(key: str, state: dict) -> Path:
     """Write weights under their published name."""
-    file = published.weights_folder() / PUBLISHED[key].file
+    file = weights_folder() / WEIGHTS[key].file
     file.parent.mkdir(parents=True, exist_ok=True)
     state = {name: values.half() if values.is_floating_point() else values for name, values in state.items()}
     save_file(state, file) if file.suffix == ".safetensors" else torch.save(state, file)
@@ -79,28 +79,28 @@ def test_names_and_sizes_are_those_of_the_libraries():
         "inception_v3": models.Inception_V3_Weights.IMAGENET1K_V1,
     }
     for key, weight in weights.items():
-        assert PUBLISHED[key].url == weight.url and weight.url.endswith(f"-{PUBLISHED[key].sha256}.pth")
-        assert PUBLISHED[key].size / 2**20 == pytest.approx(weight.meta["_file_size"], abs=0.0006)
-        assert PUBLISHED[key].file == Path(weight.url).name
+        assert WEIGHTS[key].url == weight.url and weight.url.endswith(f"-{WEIGHTS[key].sha256}.pth")
+        assert WEIGHTS[key].size / 2**20 == pytest.approx(weight.meta["_file_size"], abs=0.0006)
+        assert WEIGHTS[key].file == Path(weight.url).name
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    assert PUBLISHED["inception_fid"].url == URL_INCEPTION_V3
+    assert WEIGHTS["inception_fid"].url == URL_INCEPTION_V3
     clip = open_clip.pretrained.get_pretrained_cfg("ViT-L-14-quickgelu", "openai")
-    assert clip["hf_hub"] == PUBLISHED["clip"].repository + "/"
-    assert Path(PUBLISHED["clip"].file).name == open_clip.constants.HF_SAFE_WEIGHTS_NAME
+    assert clip["hf_hub"] == WEIGHTS["clip"].repository + "/"
+    assert Path(WEIGHTS["clip"].file).name == open_clip.constants.HF_SAFE_WEIGHTS_NAME
     assert clip["quick_gelu"] and clip["mean"] == open_clip.OPENAI_DATASET_MEAN
 
 
 def test_looking_for_files_does_not_import_torch():
-    look = "print([p.find_weights(key) for key in p.PUBLISHED], 'torch' in sys.modules)"
-    code = f"import sys; import brainvis.published as p; {look}"
+    look = "print([p.find_weights(key) for key in p.WEIGHTS], 'torch' in sys.modules)"
+    code = f"import sys; import brainvis.generation.weights as p; {look}"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert answer.stdout.split() == ["[None,", "None,", "None,", "None,", "None]", "False"], answer.stderr
 
 
 def test_a_given_file_comes_before_the_cache(folders):
     assert find_weights("alexnet") is None and find_weights("clip") is None
-    cached = folders / "torch" / "hub" / "checkpoints" / PUBLISHED["alexnet"].file
+    cached = folders / "torch" / "hub" / "checkpoints" / WEIGHTS["alexnet"].file
     assert cached.parent == Path(torch.hub.get_dir()) / "checkpoints"
     cached.parent.mkdir(parents=True)
     cached.touch()
@@ -113,7 +113,7 @@ def test_a_given_file_comes_before_the_cache(folders):
     assert find_weights("clip") == snapshot / "snapshots" / "abc" / "open_clip_model.safetensors"
     for key in ("alexnet", "clip"):
         given = give(key, {"a": torch.zeros(1)})
-        assert find_weights(key) == given and published.weights_folder() in given.parents
+        assert find_weights(key) == given and weights_folder() in given.parents
 
 
 def test_what_is_nowhere_is_downloaded_into_the_librarys_cache(folders, monkeypatch):
@@ -130,14 +130,14 @@ def test_what_is_nowhere_is_downloaded_into_the_librarys_cache(folders, monkeypa
     assert asked == [("https://download.pytorch.org/models/vit_h_14_swag-80465313.pth", "80465313")]
 
 
-@pytest.mark.parametrize("key", PUBLISHED)
+@pytest.mark.parametrize("key", WEIGHTS)
 def test_without_network_the_message_says_what_to_put_where(key):
     with pytest.raises(MissingWeights) as error:
         obtain_weights(key)
     message = str(error.value)
-    for part in ("no route to host", str(published.weights_folder() / PUBLISHED[key].file), PUBLISHED[key].url):
+    for part in ("no route to host", str(weights_folder() / WEIGHTS[key].file), WEIGHTS[key].url):
         assert part in message
-    assert all(metric in message for metric in PUBLISHED[key].metrics)
+    assert all(metric in message for metric in WEIGHTS[key].metrics)
 
 
 class Unwanted:
@@ -168,7 +168,7 @@ def test_fingerprint_is_the_files_sha256_and_foreign_weights_are_noted(tiny_vit)
 
     judge = published_judge("ViT-H/14", CPU)
     digest = hashlib.sha256(find_weights("vit_h_14").read_bytes()).hexdigest()
-    assert judge.origin == {"network": PUBLISHED["vit_h_14"].name, "weights": digest[:16]}
+    assert judge.origin == {"network": WEIGHTS["vit_h_14"].name, "weights": digest[:16]}
     assert "not the published ones" in judge.note and digest[:16] in judge.note
 
 
@@ -208,11 +208,11 @@ def test_preparation_is_that_of_the_libraries(pictures):
     for name, (size, resampling, mean, deviation) in published_as.items():
         resized = [Image.fromarray(picture).resize((size, size), resampling) for picture in pictures]
         expected = (np.stack([np.asarray(picture) for picture in resized]) / 255 - mean) / deviation
-        ours = networks.RECIPES[name].prepare()(pictures)
+        ours = NETWORKS[name].prepare(pictures)
         np.testing.assert_allclose(ours.permute(0, 2, 3, 1), expected, atol=1e-5)
     # The papers on two-way identification cut nothing off; else it is torchvision's preparation to the last digit.
     cut = torchvision.models.AlexNet_Weights.DEFAULT.transforms()(Image.fromarray(pictures[0]))
-    torch.testing.assert_close(networks.RECIPES["AlexNet 2"].prepare()(pictures)[0, :, 16:-16, 16:-16], cut)
+    torch.testing.assert_close(NETWORKS["AlexNet 2"].prepare(pictures)[0, :, 16:-16, 16:-16], cut)
 
 
 @pytest.fixture
@@ -236,13 +236,19 @@ def test_generation_accuracy_is_judged_as_torchvision_would(tiny_vit, pictures):
     assert said.keys() == {"class"} and said["class"].shape == (2, 1000)
     torch.testing.assert_close(said["class"], expected, atol=1e-5, rtol=1e-4)
     assert judge.class_names == tuple(torchvision.models.ViT_H_14_Weights.DEFAULT.meta["categories"])
-    assert judge.wordnet == INDICES
+    assert judge.wordnet == IMAGENET_INDICES
 
 
 def test_a_network_is_freed_when_it_has_answered(tiny_vit, pictures, monkeypatch):
     built = []
-    filled = networks._filled
-    monkeypatch.setattr(networks, "_filled", lambda *given: built.append(weakref.ref(filled(*given))) or built[-1]())
+    build = torchvision.models.vit_h_14
+
+    def remembered(**options):
+        network = build(**options)
+        built.append(weakref.ref(network))
+        return network
+
+    monkeypatch.setattr("torchvision.models.vit_h_14", remembered)
     judge = published_judge("ViT-H/14", CPU)
     assert len(built) == 1 and built[0]() is None  # opened to see whether it can be, and not kept
     judge.look(pictures, pictures)
@@ -338,7 +344,9 @@ def test_a_backbone_without_judges_is_judged_by_the_published_ones_that_are_ther
     assert set(judges.identification) == {"CLIP"}
     assert len(judges.missing) == 3  # AlexNet once, though it is asked twice
     assert {row["measure"]: row["judge"] for row in judges.table()}["Inception Score, FID"] == "nobody: left out"
-    results = evaluate_images(judges, pictures[:, None], pictures, n_permutations=9)
+    results = evaluate_pictures(
+        *(Pictures(pixels, judges, n_permutations=9) for pixels in (pictures[:, None], pictures))
+    )
     assert {"generation_accuracy", "clip_similarity", "two_way_clip", "ssim"} < set(results)
     assert not {"inception_score", "fid", "two_way_inception", "two_way_alexnet_2"} & set(results)
     assert results["generation_accuracy"]["value"] == results["two_way_clip"]["value"] == 1
@@ -348,8 +356,8 @@ def test_a_backbone_without_judges_is_judged_by_the_published_ones_that_are_ther
 def test_with_nothing_at_all_nothing_is_judged_and_everything_is_named():
     judges = judges_of(bare_backbone(), CPU)
     assert (judges.classifier, judges.inception, judges.clip, judges.identification) == (None, None, None, {})
-    assert len(judges.missing) == len(PUBLISHED)
-    for weights in PUBLISHED.values():
+    assert len(judges.missing) == len(WEIGHTS)
+    for weights in WEIGHTS.values():
         assert sum(Path(weights.file).name in note for note in judges.missing) == 1
 
 
@@ -357,13 +365,47 @@ def test_imagenets_order_is_that_of_wordnet_ids():
     file = Path(timm.__file__).parent / "data" / "_info" / "imagenet_synsets.txt"
     synsets = file.read_text().split()
     assert synsets == sorted(synsets) and len(synsets) == 1000
-    assert INDICES.keys() == CLASS_NAMES.keys()
-    assert all(synsets[index] == wordnet_id for wordnet_id, index in INDICES.items())
+    assert IMAGENET_INDICES.keys() == CLASS_NAMES.keys()
+    assert all(synsets[index] == wordnet_id for wordnet_id, index in IMAGENET_INDICES.items())
     categories = torchvision.models.ViT_H_14_Weights.DEFAULT.meta["categories"]
-    different = {name: categories[INDICES[i]] for i, name in CLASS_NAMES.items() if categories[INDICES[i]] != name}
+    different = {
+        name: categories[IMAGENET_INDICES[i]]
+        for i, name in CLASS_NAMES.items()
+        if categories[IMAGENET_INDICES[i]] != name
+    }
     assert different == {
         "sorrel horse": "sorrel",
         "smoothing iron": "iron",
         "panda": "giant panda",
         "lycaenid butterfly": "lycaenid",
     }
+
+
+# What the classes are called, and how many can compete
+
+
+def named_judge(names=PHANTOM_CLASSES, wordnet=None):
+    return Judge("fake", None, str, tuple(names), wordnet or {})
+
+
+def test_a_class_that_both_know_has_the_data_sets_name():
+    """By WordNet id, not by name: the judge's "iron" is the data set's "smoothing iron"."""
+    data = SimpleNamespace(
+        labels=torch.tensor([0, 1, 1, 2]),
+        images=torch.tensor([1, 0, 0, -1]),
+        image_ids=("n07753592_7", "n03584829_12"),
+        class_names=("smoothing iron", "ripe banana", "dream"),
+    )
+    names = ["other"] * 1000
+    names[606], names[954], names[3] = "iron", "banana", "smoothing iron?"
+    known = named_judge(names, IMAGENET_INDICES).vocabulary(data)
+    assert (known[606], known[954], known[3]) == ("smoothing iron", "ripe banana", "smoothing iron?")
+    assert agreement_with(["smoothing iron", "ripe banana"], np.array([[606], [3]]), known)["value"] == 0.5
+    assert agreement_with(["dream"], np.array([[606]]), known) is None
+    assert named_judge().vocabulary(data) == PHANTOM_CLASSES  # nothing in common
+
+
+def test_no_more_ways_than_classes():
+    assert Judges(named_judge()).ways() == 50
+    assert Judges(named_judge()).ways(80) == 60
+    assert Judges().ways() == 50

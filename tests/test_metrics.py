@@ -9,7 +9,7 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import f1_score, top_k_accuracy_score
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
-from brainvis.metrics import (
+from brainvis.evaluation.scores import (
     classification_scores,
     confusion_matrix,
     mean_interval,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,9 @@ import pytest
 import torch
 from scipy import stats
 
-from brainvis.configuration import Phantom
-from brainvis.datasets import DatasetError, dataset_fingerprint, load_dataset
-from brainvis.datasets.phantom import ensure_phantom, phantom_attributes, phantom_folder
+from brainvis.configuration import Configuration, Phantom
+from brainvis.data import DATASETS, DatasetError, load_dataset
+from brainvis.data.phantom import ensure_phantom, phantom_attributes, phantom_folder
 from brainvis.phantom import head, recording, spectrum
 from brainvis.phantom.__main__ import main
 from brainvis.phantom.sources import COLOUR_BANDS, COLOUR_PAIRS, SHAPE_CODES
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def small(tmp_path_factory):
     """A small phantom and the folder of phantoms that it is in."""
     folder = tmp_path_factory.mktemp("phantoms")
-    return load_dataset("phantom", folder=folder, phantom=SMALL, seed=3, lengths=(450, 700)), folder
+    return load_dataset("phantom", folder, Configuration(phantom=SMALL), seed=3, lengths=(450, 700)), folder
 
 
 def session(stimuli: list[Stimulus], labels=None) -> recording.Session:
@@ -292,11 +293,41 @@ def test_same_seed_same_bytes_other_seed_other_data(small, tmp_path):
             assert file.read_bytes() == (tmp_path / "again" / file.relative_to(first)).read_bytes(), file
     again = load_dataset("eegcvpr40", folder=tmp_path / "again", lengths=(450, 700))
     assert torch.equal(again.trials, data.trials)
-    other = load_dataset("phantom", folder=folder, phantom=SMALL, seed=4, lengths=(450, 700))
+    other = load_dataset("phantom", folder, Configuration(phantom=SMALL), seed=4, lengths=(450, 700))
     assert not torch.equal(other.trials, data.trials)
-    fingerprints = {dataset_fingerprint("phantom", phantom=SMALL, seed=seed) for seed in (3, 4)}
-    fingerprints.add(dataset_fingerprint("phantom", phantom=replace(SMALL, drift=0.5), seed=3))
-    assert len(fingerprints) == 3
+    variants = ((SMALL, 3), (SMALL, 4), (replace(SMALL, drift=0.5), 3))
+    fingerprint = DATASETS["phantom"].fingerprint
+    assert len({fingerprint(folder, Configuration(phantom=phantom), seed=seed) for phantom, seed in variants}) == 3
+
+
+WHO_MADE_IT = """
+import sys
+from brainvis.configuration import Configuration, Phantom
+from brainvis.phantom import phantom_identity
+print(phantom_identity(Phantom(), 0)["code"], sorted({"torch", "mne"} & set(sys.modules)))
+"""
+
+
+def test_identity_knows_the_code_and_is_light(tmp_path):
+    def identity(**changes: tuple[str, str]) -> list[str]:
+        """Of a copy of the package in which one text is replaced by another, by module."""
+        shutil.rmtree(tmp_path / "brainvis", ignore_errors=True)
+        code_only = shutil.ignore_patterns("__pycache__", "*.safetensors")
+        shutil.copytree(ROOT / "brainvis", tmp_path / "brainvis", ignore=code_only)
+        for module, (before, after) in changes.items():
+            file = tmp_path / "brainvis" / "phantom" / f"{module}.py"
+            assert before in file.read_text()
+            file.write_text(file.read_text().replace(before, after))
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return subprocess.check_output([sys.executable, "-c", WHO_MADE_IT], env=environment, cwd=tmp_path).split()
+
+    as_is = identity()
+    assert as_is[1:] == [b"[]"]
+    assert identity(sources=("BLINK = 6.0", "BLINK = 6.0  # very large")) == as_is
+    assert identity(judge=("num_features: int = 128", "num_features: int = 64")) == as_is
+    assert identity(sources=("BLINK = 6.0", "BLINK = 5.0")) != as_is
+    assert identity(sources=("POSITION_LATENCY = 0.100", "POSITION_LATENCY = 0.110")) != as_is
+    assert identity(sources=('"position": 3.2', '"position": 3.1')) != as_is
 
 
 @pytest.mark.parametrize(
@@ -305,14 +336,14 @@ def test_same_seed_same_bytes_other_seed_other_data(small, tmp_path):
 )
 def test_impossible_sizes(change, tmp_path):
     with pytest.raises(DatasetError, match=next(iter(change))):
-        load_dataset("phantom", folder=tmp_path, phantom=replace(SMALL, **change))
+        load_dataset("phantom", tmp_path, Configuration(phantom=replace(SMALL, **change)))
     assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")]
 
 
 def run_in_process(folder: Path) -> subprocess.Popen:
     code = (
         "import sys; from pathlib import Path; from brainvis.configuration import Phantom; "
-        "from brainvis.datasets.phantom import ensure_phantom; "
+        "from brainvis.data.phantom import ensure_phantom; "
         "print(ensure_phantom(Path(sys.argv[1]), Phantom(subjects=2, images_per_class=3, classes=2), 0))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from brainvis.configuration import Phantom
-from brainvis.datasets import load_dataset
+from brainvis.data import load_dataset
 from brainvis.phantom import recording, spectrum
 from brainvis.phantom.__main__ import main
 from brainvis.phantom.published_form import (

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from test_end_to_end import World
-from tiny_backbone import RESOLUTION, random_pipeline, shrunken_configuration
+from helpers.tiny_backbone import RESOLUTION, random_pipeline, shrunken_configuration
+from helpers.world import World
 
 from brainvis.configuration import Phantom
 from brainvis.phantom.recording import write_phantom
@@ -79,13 +79,13 @@ def test_every_picture_is_a_file_in_an_index(study):
             assert Image.open(folder / picture["file"]).size == (RESOLUTION, RESOLUTION)
 
 
-def test_text_states_are_in_one_file_of_all_subjects(world, study):
+def test_text_embeddings_are_in_one_file_of_all_subjects(world, study):
     from safetensors import safe_open
 
-    (file,) = (world.folder / "data" / "text_states").glob("*.safetensors")
+    (file,) = (world.folder / "data" / "text_embeddings").glob("*.safetensors")
     captions = json.loads((world.folder / "data" / "eegcvpr40" / "captions.json").read_text())
     with safe_open(file, "pt") as content:
-        count, tokens, _ = content.get_slice("states").get_shape()
+        count, tokens, _ = content.get_slice("embeddings").get_shape()
     assert tokens == 77 and count == 8 + len(set(captions.values()))
 
 

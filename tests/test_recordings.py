@@ -1,6 +1,5 @@
 """A person's own recordings: files written here through MNE or by hand, bad input, splits, and the real SSVEP data."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -12,11 +11,12 @@ import torch
 import yaml
 from PIL import Image
 
-from brainvis.baselines import band_power, linear_baseline, signal_to_noise
-from brainvis.datasets import DatasetError, dataset_fingerprint, load_dataset
-from brainvis.datasets.recordings import split_by_session
-from brainvis.datasets.recordings_settings import Settings, find_recordings, read_settings
-from brainvis.paths import ROOT
+from brainvis.configuration import Configuration
+from brainvis.data import DATASETS, DatasetError, load_dataset
+from brainvis.data.recordings import split_by_session
+from brainvis.data.recordings_files import RecordingsSettings, find_recordings, read_settings
+from brainvis.evaluation.baselines import band_power, linear_baseline, signal_to_noise
+from brainvis.files import ROOT
 
 RATE = 100.0
 CHANNELS = ["Oz", "O1", "O2", "Pz"]
@@ -93,6 +93,14 @@ def load(folder, **options):
     return load_dataset("recordings", folder=folder, **options)
 
 
+def fingerprint(folder):
+    return DATASETS["recordings"].fingerprint(folder, Configuration())
+
+
+def has_images(folder):
+    return DATASETS["recordings"].has_images(folder, Configuration())
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two subjects with two sessions each; in one file the recording does not start at sample 0."""
@@ -138,6 +146,11 @@ def test_annotations_event_files_and_brainvision_give_the_same(tmp_path):
         torch.testing.assert_close(other.trials, one.trials, atol=1e-3, rtol=1e-4)
         assert torch.equal(other.labels, one.labels) and other.class_names == one.class_names
     assert find_recordings(tmp_path / "c")[0].session == "1"
+
+
+def test_events_may_be_named_by_number_and_by_text_in_one_table(folder):
+    expected = load(folder).labels
+    assert torch.equal(load(settings(folder, classes={1: "rest", "2": "12 Hz"})).labels, expected)
 
 
 def test_sessions_are_never_divided_between_training_and_test(folder):
@@ -217,8 +230,20 @@ def test_images_and_captions(folder):
     data = load(settings(folder, images=images))
     assert data.has_images and data.captions["star_01"] == "a star" and data.image(int(data.images[0])).size == (8, 8)
     assert torch.equal(data.images, data.labels) and any("also shown in training" in note for note in data.notes)
-    with pytest.raises(DatasetError, match="same events"):
-        load(settings(folder, images={**images, "events": {1: "star_01"}}))
+    assert has_images(folder)
+    for changes, message in (
+        ({"events": {1: "star_01"}}, "same events; only one of them has 2"),
+        ({"folder": "nowhere"}, "recordings.yml: the key images.folder is 'nowhere'; it needs a folder that exists"),
+        ({"captions": "none.json"}, "images.captions is 'none.json'; it needs a JSON file that exists"),
+        ({"file": "x"}, "unknown key images.file; the keys are folder, events, captions"),
+        ({"folder": ...}, "the key images.folder is missing"),
+    ):
+        changed = {key: value for key, value in {**images, **changes}.items() if value is not ...}
+        with pytest.raises(DatasetError, match=message):
+            load(settings(folder, images=changed))
+        assert not has_images(folder)
+    with pytest.raises(DatasetError, match="the key images is 'stimuli'; it needs a table with folder and events"):
+        load(settings(folder, images="stimuli"))
 
 
 def test_settings_elsewhere_and_linked_subjects(folder, tmp_path_factory):
@@ -233,16 +258,18 @@ def test_settings_elsewhere_and_linked_subjects(folder, tmp_path_factory):
 
 
 def test_fingerprint_follows_settings_and_bytes_and_is_cheap(folder):
-    first = dataset_fingerprint("recordings", folder=folder)
-    assert first == dataset_fingerprint("recordings", folder=folder) == load(folder).fingerprint
+    first = fingerprint(folder)
+    assert first == fingerprint(folder) == load(folder).fingerprint
     settings(folder, window=[0.5, 2.0])
-    second = dataset_fingerprint("recordings", folder=folder)
+    second = fingerprint(folder)
     write_fif(folder / "subject02" / "session3_raw.fif", seed=3)
-    third = dataset_fingerprint("recordings", folder=folder)
+    third = fingerprint(folder)
     assert len({first, second, third}) == 3
     program = (
-        "import sys; from brainvis.datasets import dataset_fingerprint as f; "
-        f"f('recordings', folder={str(folder)!r}); sys.exit('torch' in sys.modules or 'mne' in sys.modules)"
+        "import sys; from pathlib import Path; from brainvis.configuration import Configuration; "
+        f"from brainvis.data import DATASETS; source, folder = DATASETS['recordings'], Path({str(folder)!r}); "
+        "source.fingerprint(folder, Configuration()), source.subjects(folder, Configuration()); "
+        "sys.exit('torch' in sys.modules or 'mne' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
@@ -252,19 +279,19 @@ def test_fingerprint_follows_settings_and_bytes_and_is_cheap(folder):
     [
         ({"windows": [1, 2]}, "unknown key windows"),
         ({"window": ...}, "key window is missing"),
-        ({"window": [2.0, 2.0]}, "is empty"),
+        ({"window": [2.0, 2.0]}, r"window is \[2.0, 2.0\]; it needs .* the first less than the second"),
         ({"window": "2-5"}, "two numbers"),
         ({"window": [0.5, 20.0]}, r"session1_raw.fif: trial 2 \(event 1 at 7.000 s\).*outside the recording"),
         ({"window": [-2.0, 1.0]}, r"trial 0 .*outside the recording"),
         ({"filter": [5, 50]}, "50 Hz is not below the Nyquist frequency, 50 Hz"),
         ({"filter": [5, 30], "resample": 50}, "Nyquist frequency, 25 Hz.*resample higher"),
-        ({"filter": [-1, 30]}, "negative frequency"),
+        ({"filter": [-1, 30]}, r"filter is \[-1, 30\]; it needs two frequencies .* none negative"),
         ({"notch": "mains"}, "positive number"),
         ({"classes": {1: "rest", 9: "tap"}}, r"no recording has the event 9; the recordings have 1 \(16 times\)"),
         ({"classes": {1: "rest"}}, "two different class names"),
-        ({"classes": {True: "rest", 2: "tap"}}, "quote it"),
+        ({"classes": {True: "rest", 2: "tap"}}, "has to be quoted"),
         ({"channels": []}, "list of names"),
-        ({"standardise": "trial"}, "channel or none"),
+        ({"standardise": "trial"}, "'channel' or 'none'"),
     ],
 )
 def test_settings_that_cannot_be_meant(folder, changes, message):
@@ -280,7 +307,7 @@ def test_settings_missing_or_not_plain(tmp_path):
     with pytest.raises(DatasetError, match="not plain YAML"):
         load(tmp_path)
     (tmp_path / "recordings.yml").write_text("")
-    with pytest.raises(DatasetError, match="holds no settings"):
+    with pytest.raises(DatasetError, match="the key window is missing"):
         load(tmp_path)
 
 
@@ -347,7 +374,7 @@ def test_real_ssvep_recordings(tmp_path):
     """As the README recommends: link the subject folders, copy the settings, go."""
     for subject in sorted(SSVEP.glob("subject*")):
         (tmp_path / subject.name).symlink_to(subject)
-    (tmp_path / "recordings.yml").write_text((ROOT / "brainvis" / "datasets" / "ssvep_exo.yml").read_text())
+    (tmp_path / "recordings.yml").write_text((ROOT / "brainvis" / "data" / "ssvep_exo.yml").read_text())
     data = load(tmp_path)
     assert len(data.subjects.unique()) == 7 and len(data.channels) == 8 and len(data.class_names) == 4
     assert len(data.splits["test"]) == 7 * 32 and data.trials.shape[-1] == 3 * data.sampling_rate
@@ -359,8 +386,8 @@ def test_real_ssvep_recordings(tmp_path):
 
 def test_the_examples_are_valid(tmp_path):
     for name in ("recordings_example.yml", "ssvep_exo.yml"):
-        values = read_settings(tmp_path, ROOT / "brainvis" / "datasets" / name)
+        values = read_settings(tmp_path, ROOT / "brainvis" / "data" / name)
         assert values.window[0] < values.window[1] and len(values.class_names) >= 2
-    example = (ROOT / "brainvis" / "datasets" / "recordings_example.yml").read_text()
-    for field in dataclasses.fields(Settings):  # every setting is explained
-        assert f"{field.name}:" in example
+    example = (ROOT / "brainvis" / "data" / "recordings_example.yml").read_text()
+    for name in RecordingsSettings.model_fields:  # every setting is explained
+        assert f"{name}:" in example

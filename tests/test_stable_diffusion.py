@@ -1,17 +1,23 @@
 """Stable Diffusion 1.x as a single file in its original layout; its architecture and its tokenizer."""
 
 import os
+import pickle
 
 import numpy as np
 import pytest
 import torch
-from original_layout import original_state, write_safetensors
+from helpers.original_layout import original_state, write_safetensors
+from helpers.tiny_backbone import RESOLUTION, WIDTH, random_pipeline, shrunken_configuration
 from safetensors.torch import load_file, save_file
-from tiny_backbone import RESOLUTION, WIDTH, random_pipeline, shrunken_configuration
 
-from brainvis import stable_diffusion
-from brainvis.backbone import BackboneError, backbone_fingerprint, choose_number_type, find_backbone, load_backbone
-from brainvis.stable_diffusion import CONFIGURATION, clip_tokenizer
+from brainvis.generation.checkpoints import safetensors_shapes
+from brainvis.generation.stable_diffusion import (
+    CONFIGURATION,
+    choose_number_type,
+    clip_tokenizer,
+    load_stable_diffusion,
+)
+from brainvis.generation.weights import BackboneError, backbone_fingerprint, find_backbone
 
 CAPTIONS = [
     "a photo of a cat",
@@ -62,31 +68,78 @@ def picture(pipeline):
 def test_a_single_file_gives_the_weights_and_the_picture_of_the_pipeline_it_was_made_from(
     single_file, pipeline, configuration
 ):
-    backbone = load_backbone(single_file, "cpu", configuration=configuration)
+    backbone = load_stable_diffusion(single_file, "cpu", configuration=configuration)
     assert_same_weights(backbone.pipeline, pipeline)
-    assert backbone.resolution == RESOLUTION and backbone.states_shape == (77, WIDTH)
+    assert backbone.resolution == RESOLUTION and backbone.conditioning_shape == (77, WIDTH)
     assert backbone.judge is None and backbone.clip is None and backbone.pipeline.safety_checker is None
     assert not any(p.requires_grad for network in networks(backbone.pipeline).values() for p in network.parameters())
     pipeline.set_progress_bar_config(disable=True)
     np.testing.assert_allclose(picture(backbone.pipeline), picture(pipeline), atol=1e-5)
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
-@pytest.mark.parametrize("level", [True, False], ids=["state_dict", "bare"])
-def test_a_checkpoint_of_a_training_is_read_without_its_classes(tmp_path, pipeline, configuration, zipped, level):
-    class ModelCheckpoint:  # as pytorch_lightning leaves one, with code that runs when it is unpickled
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path / 'marker'}",)
+class ModelCheckpoint:
+    """As pytorch_lightning leaves one in its files."""
 
+    def __init__(self):
+        self.best_model_score, self.monitor, self.best_k_models = torch.tensor(0.1), "val/loss", {"a.ckpt": 0.1}
+
+
+class Calls:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.reduced = function, arguments
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize("level", [True, False], ids=["state_dict", "bare"])
+def test_a_checkpoint_of_a_training_is_read_without_its_classes(tmp_path, pipeline, configuration, level, monkeypatch):
     state = original_state(pipeline)
     averaged = {"model_ema." + name.replace(".", ""): value + 1 for name, value in state.items() if "diffusion" in name}
     state |= averaged | {"model_ema.decay": torch.tensor(0.9999), "first_stage_model.loss.logvar": torch.zeros(())}
-    training = {"epoch": 3, "callbacks": {ModelCheckpoint(): 1}, "optimizer_states": [{"state": state}]}
+    callbacks = {ModelCheckpoint: vars(ModelCheckpoint()), "more": ModelCheckpoint(), "score": np.float64(0.1)}
+    training = {"epoch": 3, "callbacks": callbacks, "optimizer_states": [{"state": state}]}
     file = tmp_path / "v1.ckpt"
-    torch.save({"state_dict": state} | training if level else state, file, _use_new_zipfile_serialization=zipped)
-    backbone = load_backbone(file, "cpu", configuration=configuration)
+    torch.save({"state_dict": state} | training if level else state, file)
+    monkeypatch.delattr(f"{__name__}.ModelCheckpoint")
+    backbone = load_stable_diffusion(file, "cpu", configuration=configuration)
     assert_same_weights(backbone.pipeline, pipeline)
-    assert not (tmp_path / "marker").exists()
+
+
+def test_code_in_a_checkpoint_is_refused_or_inert(tmp_path, pipeline, configuration):
+    marker, file = tmp_path / "marker", tmp_path / "v1.ckpt"
+    touch = f"open({str(marker)!r}, 'w').close()"
+    attacks = {
+        "os.system": (Calls(os.system, f"touch {marker}"), "(?s)cannot be read from .*GLOBAL posix.system"),
+        "exec": (Calls(exec, touch), None),
+        "eval": ({Calls(eval, touch): 1}, None),
+        "open": (Calls(open, str(marker), "w"), None),
+        "pickle.loads": (Calls(pickle.loads, pickle.dumps(Calls(exec, touch), 2)), None),
+        "tensor subclass": (
+            Calls(torch._tensor._rebuild_from_type_v2, exec, torch.Tensor, (touch,), {}),
+            "cannot be read from",
+        ),
+    }
+    for name, (evil, refused) in attacks.items():
+        torch.save({"state_dict": original_state(pipeline), "callbacks": evil}, file)
+        if refused:
+            with pytest.raises(BackboneError, match=refused):
+                load_stable_diffusion(file, "cpu", configuration=configuration)
+        else:
+            assert_same_weights(load_stable_diffusion(file, "cpu", configuration=configuration).pipeline, pipeline)
+        assert not marker.exists(), name
+
+
+def test_other_archives_and_older_files_are_refused_with_a_sentence(tmp_path):
+    file = tmp_path / "v1.ckpt"
+    torch.save({"a": torch.ones(3)}, file, _use_new_zipfile_serialization=False)
+    with pytest.raises(BackboneError, match="read from .*v1.ckpt: it is damaged, or was written before torch 1.6"):
+        load_stable_diffusion(file, "cpu")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), file)
+    with pytest.raises(BackboneError, match="read from .*v1.ckpt: it is no whole file of torch.save: .*torchscript"):
+        load_stable_diffusion(file, "cpu")
 
 
 def test_a_half_precision_file_is_computed_in_the_type_asked_for(tmp_path, single_file, pipeline, configuration):
@@ -96,7 +149,7 @@ def test_a_half_precision_file_is_computed_in_the_type_asked_for(tmp_path, singl
     save_file(half, tmp_path / "half.safetensors")
     expected = random_pipeline(configuration).to(torch.float16)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        backbone = load_backbone(tmp_path / "half.safetensors", "cpu", dtype, configuration)
+        backbone = load_stable_diffusion(tmp_path / "half.safetensors", "cpu", dtype, configuration)
         assert backbone.dtype == dtype
         assert_same_weights(backbone.pipeline, expected, dtype)
 
@@ -137,26 +190,26 @@ def test_another_kind_of_file_is_refused_before_it_is_loaded_and_named(tmp_path,
         find_backbone(tmp_path / "a.safetensors")
     torch.save(load_file(tmp_path / "a.safetensors"), tmp_path / "b.ckpt")
     with pytest.raises(BackboneError, match="b.ckpt.*" + reason.rstrip(";")):
-        load_backbone(tmp_path / "b.ckpt")
+        load_stable_diffusion(tmp_path / "b.ckpt")
 
 
 def test_missing_and_misshapen_weights_are_named(tmp_path, single_file, configuration):
     state, file = load_file(single_file), tmp_path / "a.safetensors"
     wrong = {
-        "UNet2DConditionModel lacks 1 weights: down_blocks.0.attentions.0.norm.weight": without(
+        r"UNet2DConditionModel:\s+Missing key.*: \"down_blocks.0.attentions.0.norm.weight\"": without(
             state, UNET + "input_blocks.1.1.norm.weight"
         ),
-        "AutoencoderKL lacks 1 weights: post_quant_conv.bias": without(state, VAE + "post_quant_conv.bias"),
-        "CLIPTextModel lacks 1 weights: final_layer_norm.bias": without(
+        r"AutoencoderKL:\s+Missing key.*: \"post_quant_conv.bias\"": without(state, VAE + "post_quant_conv.bias"),
+        r"CLIPTextModel:\s+Missing key.*: \"final_layer_norm.bias\"": without(
             state, TEXT + "transformer.text_model.final_layer_norm.bias"
         ),
-        r"conv_in.weight has shape \(8, 4, 3, 3\) instead of \(16, 4, 3, 3\)": state | {FIRST: torch.ones(8, 4, 3, 3)},
-        "CLIPTextModel has, and should not, 1 weights: more": state | {TEXT + "transformer.more": torch.ones(1)},
+        r"conv_in.weight: .*\[8, 4, 3, 3\].*\[16, 4, 3, 3\]": state | {FIRST: torch.ones(8, 4, 3, 3)},
+        r"CLIPTextModel:\s+Unexpected key.*: \"more\"": state | {TEXT + "transformer.more": torch.ones(1)},
     }
     for message, content in wrong.items():
         save_file(content, file)
         with pytest.raises(BackboneError, match=f"(?s)cannot be read from {file}.*{message}"):
-            load_backbone(file, "cpu", configuration=configuration)
+            load_stable_diffusion(file, "cpu", configuration=configuration)
 
 
 def test_cut_and_foreign_files_are_refused_at_once(tmp_path, single_file):
@@ -173,11 +226,11 @@ def test_cut_and_foreign_files_are_refused_at_once(tmp_path, single_file):
             backbone_fingerprint(tmp_path / name)
     (tmp_path / "f.ckpt").write_bytes(b"words")
     with pytest.raises(BackboneError, match="cannot be read from .*f.ckpt"):
-        load_backbone(tmp_path / "f.ckpt")
+        load_stable_diffusion(tmp_path / "f.ckpt")
 
 
 def test_the_fingerprint_of_a_single_file_follows_its_content_not_its_name(tmp_path, single_file, monkeypatch):
-    monkeypatch.setattr("brainvis.backbone_files.WHOLE_FILE", 2**16)
+    monkeypatch.setattr("brainvis.files.WHOLE", 2**16)
     first, copy = tmp_path / "first.safetensors", tmp_path / "copy.safetensors"
     for file in (first, copy):
         file.write_bytes(single_file.read_bytes())
@@ -192,7 +245,7 @@ def test_the_fingerprint_of_a_single_file_follows_its_content_not_its_name(tmp_p
 
 def test_a_relative_path_is_looked_for_from_here_then_from_the_repository(tmp_path, monkeypatch, single_file):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("brainvis.backbone_files.ROOT", single_file.parent)
+    monkeypatch.setattr("brainvis.files.ROOT", single_file.parent)
     assert find_backbone(single_file.name).resolve() == single_file.resolve()
     (tmp_path / single_file.name).write_bytes(single_file.read_bytes())
     assert find_backbone(single_file.name).resolve() == (tmp_path / single_file.name).resolve()
@@ -241,9 +294,9 @@ def test_half_precision_only_where_it_is_fast():
 
 
 def test_large_pictures_are_decoded_one_by_one(single_file, configuration, monkeypatch):
-    assert not load_backbone(single_file, "cpu", configuration=configuration).pipeline.vae.use_slicing
-    monkeypatch.setattr("brainvis.backbone.LARGE", RESOLUTION - 1)
-    vae = load_backbone(single_file, "cpu", configuration=configuration).pipeline.vae
+    assert not load_stable_diffusion(single_file, "cpu", configuration=configuration).pipeline.vae.use_slicing
+    monkeypatch.setattr("brainvis.generation.stable_diffusion.LARGE", RESOLUTION - 1)
+    vae = load_stable_diffusion(single_file, "cpu", configuration=configuration).pipeline.vae
     sizes, latents = [], torch.randn(3, 4, 8, 8)
     whole = [vae.decode(latent[None]).sample for latent in latents]
     vae.decoder.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
@@ -252,5 +305,5 @@ def test_large_pictures_are_decoded_one_by_one(single_file, configuration, monke
 
 
 def test_reading_names_needs_no_more_than_the_header(tmp_path, single_file):
-    shapes = stable_diffusion.safetensors_shapes(single_file)
+    shapes = safetensors_shapes(single_file)
     assert {name: list(value.shape) for name, value in load_file(single_file).items()} == shapes

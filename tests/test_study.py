@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from brainvis.configuration import ABLATIONS, PRESETS, configure
-from brainvis.given import Origin, write_given
-from brainvis.runs import STAGES, plan
+from brainvis.files import BrainvisError
+from brainvis.graph import STAGES, plan
 from brainvis.study import Study, StudyError
 
 
@@ -87,18 +88,19 @@ def test_a_preset_of_ones_own_changes_what_it_names_and_nothing_else(tmp_path):
     ],
 )
 def test_a_wrong_preset_file_is_one_sentence(tmp_path, text, words):
-    with pytest.raises(StudyError, match="(?s)mine.yml.*" + words):
+    with pytest.raises(BrainvisError, match="(?s)mine.yml.*" + words):
         Study(preset=preset_file(tmp_path, text))
 
 
 def test_a_preset_file_may_not_take_the_folder_of_a_preset(tmp_path):
     (tmp_path / "paper.yml").write_text("start: paper")
-    with pytest.raises(StudyError, match="something else.*'paper'"):
+    with pytest.raises(BrainvisError, match="something else.*'paper'"):
         Study(preset=str(tmp_path / "paper.yml"))
 
 
-def test_opening_a_study_does_not_wait_for_torch():
-    check = "import sys; from brainvis.study import Study; Study(); sys.exit('torch' in sys.modules)"
+def test_planning_a_study_does_not_wait_for_torch():
+    plan = "from brainvis.graph import Choice, plan; plan([Choice()])"
+    check = f"import sys; {plan}; sys.exit(bool({{'torch', 'transformers', 'mne'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
@@ -124,7 +126,7 @@ def test_every_ablation_changes_exactly_what_it_names():
 )
 def test_an_ablation_owns_only_what_it_changes(ablation, own):
     study = Study(ablation=ablation)
-    assert {stage for stage in STAGES if study.owner(stage) == ablation} == own
+    assert {stage for stage in study.stages if study.owner(stage) == ablation} == own
 
 
 def test_the_default_grid_shares_what_it_can():
@@ -154,6 +156,7 @@ def test_fingerprints_follow_what_a_stage_depends_on():
 
 def test_a_product_comes_back_as_it_was_saved(runs):
     study, model = Study(), nn.Linear(3, 2)
+    study.folder("fusion").mkdir(parents=True)
     study.checkpoint("fusion", "fused").write_bytes(b"half")
     study.save("fusion", {"accuracy": torch.tensor(0.5)}, weights={"fused": model}, arrays={"labels": torch.arange(4)})
     product = study.load("fusion")
@@ -161,13 +164,16 @@ def test_a_product_comes_back_as_it_was_saved(runs):
     assert product.metrics == {"accuracy": 0.5}
     assert torch.equal(product.load_weights("fused", nn.Linear(3, 2)).weight, model.weight)
     assert torch.equal(product.arrays["labels"], torch.arange(4))
-    assert sorted(file.name for file in product.folder.iterdir()) == [
-        "arrays.safetensors",
-        "fused.safetensors",
-        "results.json",
-    ]
+    assert sorted(file.name for file in product.folder.iterdir()) == sorted(
+        [
+            f"{study.fingerprint('fusion')}.whole",
+            "arrays.safetensors",
+            "fused.safetensors",
+            "results.json",
+        ]
+    )
     recorded = product.results
-    assert recorded["built_from"] == {need: study.fingerprint(need) for need in STAGES["fusion"].needs}
+    assert recorded["built_from"] == {need: study.fingerprint(need) for need in ("lmm_pretraining", "frequency_branch")}
     assert recorded["made_with"]["packages"]["torch"] and recorded["protocol"].startswith("clean")
 
 
@@ -205,7 +211,7 @@ def test_a_save_that_dies_leaves_no_run_behind(monkeypatch):
     def die(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safetensors.torch.save_file", die)
+    monkeypatch.setattr("brainvis.study.save_file", die)
     with pytest.raises(KeyboardInterrupt):
         study.save("fusion", {"new": True}, arrays={"labels": torch.arange(4)})
     with pytest.raises(StudyError, match="has not been run"):
@@ -241,19 +247,70 @@ def test_a_damaged_result_of_another_run_is_named(runs):
         Study().gather("fusion")
 
 
-def test_given_weights_are_part_of_what_a_run_is_made_from(runs):
+def put_original_weights(study, sha256: str) -> dict:
+    origin = {"file": "timefreqmodel.pkl", "sha256": sha256, "kind": "fused", "stands_in": ""}
+    file = study.folder("fusion") / "fused.original.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"weight": torch.zeros(1)}, file, metadata=origin)
+    return file
+
+
+def test_original_weights_are_part_of_what_a_run_is_made_from(runs):
     study = Study(protocol="paper")
     before = {stage: study.fingerprint(stage) for stage in STAGES}
-    origin = Origin("timefreqmodel.pkl", "0" * 64, "fused")
-    write_given(study.given("fusion", "fused"), {"weight": torch.zeros(1)}, origin)
+    assert study.original("fusion", "fused") is None
+    file = put_original_weights(study, "0" * 64)
+    assert study.original("fusion", "fused") is not None
     changed = {stage for stage in STAGES if study.fingerprint(stage) != before[stage]}
     assert changed == {"fusion", "alignment", "generation"}
-    assert study.owned_by("no_refinement").owner("alignment") == "full"
+    assert study.with_ablation("no_refinement").owner("alignment") == "full"
     study.save("fusion", {"value": 1})
-    assert study.load("fusion").results["given"] == {"fused": str(origin)}
-    write_given(study.given("fusion", "fused"), {"weight": torch.ones(1)}, replace(origin, sha256="1" * 64))
+    assert study.load("fusion").results["original"] == {"fused": "the authors' timefreqmodel.pkl (sha256 000000000000)"}
+    put_original_weights(study, "1" * 64)
     with pytest.raises(StudyError, match="made from something else"):
         study.load("fusion")
-    assert study.given("fusion", "fused").exists()
-    study.given("fusion", "fused").unlink()
+    assert file.exists()
+    file.unlink()
     assert {stage: study.fingerprint(stage) for stage in STAGES} == before
+
+
+def test_a_branch_has_its_own_stage(tmp_path):
+    text = "start: demo\nfusion: {branches: [frequency, eegnet]}\nencoders: {eegnet: {dropout: 0.1}}"
+    study = Study(preset=preset_file(tmp_path, text))
+    assert study.stages == ["exploration", "frequency_branch", "eegnet_branch", "fusion", "alignment", "generation"]
+    assert study.needs("fusion") == ("frequency_branch", "eegnet_branch")
+    assert "-p branch eegnet" in study.command("eegnet_branch") and "03_frequency_branch" in study.command(
+        "eegnet_branch"
+    )
+    assert not any("-p branch" in study.parameters(stage) for stage in ("frequency_branch", "fusion"))
+    assert study.fingerprint("frequency_branch") == Study().fingerprint("frequency_branch")
+    other = Study(preset=preset_file(tmp_path, text.replace("0.1", "0.2")))
+    changed = {stage for stage in study.stages if study.fingerprint(stage) != other.fingerprint(stage)}
+    assert changed == {"eegnet_branch", "fusion", "alignment", "generation"}
+    counts = [job.stage for job in plan([study]).values()]
+    assert counts == [*study.stages, "ablations", "figures"]
+
+
+def test_a_branch_that_no_table_has_is_refused(tmp_path):
+    with pytest.raises(BrainvisError, match="'eggnet'.*time, frequency, eegnet, shallow"):
+        Study(preset=preset_file(tmp_path, "start: demo\nfusion: {branches: [time, eggnet]}"))
+
+
+def test_runs_of_other_code_are_accepted_by_hand_and_it_is_recorded():
+    study = Study()
+    study.save("fusion", {"value": 1})
+    file, fingerprint = study.folder("fusion") / "results.json", study.fingerprint("fusion")
+    results = json.loads(file.read_text())
+    file.write_text(json.dumps(results | {"fingerprint": "0123456789ab", "code": "ba9876543210"}))
+    (file.parent / f"{fingerprint}.whole").rename(file.parent / "0123456789ab.whole")
+    with pytest.raises(StudyError, match="made from other code"):
+        study.load("fusion")
+    assert study.accept("a rename") == [f"phantom/sub-01/full/fusion: accepted (0123456789ab counts as {fingerprint})"]
+    entry = {"reason": "a rename", "fingerprint": "0123456789ab", "code": "ba9876543210"}
+    assert study.load("fusion").results["accepted"] == [entry]
+    assert [mark.name for mark in file.parent.glob("*.whole")] == [f"{fingerprint}.whole"]
+    assert study.accept("again") == ["Nothing to accept: every run is up to date."]
+    file.write_text(json.dumps(results | {"fingerprint": "0123456789ab", "chosen": "another"}))
+    assert "NOT accepted" in study.accept("the same")[0]
+    with pytest.raises(StudyError, match="made from something else"):
+        study.load("fusion")

@@ -3,24 +3,27 @@
 import io
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from brainvis import tables
 from brainvis.configuration import ABLATIONS
-from brainvis.plots.summary import ablation_figure, classification_figure
-from brainvis.publication import Publication, reservations
-from brainvis.reported import reported_table
+from brainvis.evaluation import report as tables
+from brainvis.evaluation.report import Publication, caveats
+from brainvis.evaluation.reported import reported_table
+from brainvis.generation import GENERATORS
+from brainvis.plots.summary import ablation_figure, classification_figure, framework_figure
 from brainvis.study import Study
 
 
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch):
     monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path / "runs"))
-    # Hashing ten megabytes again for each of hundreds of studies is all that these tests would do.
-    monkeypatch.setattr("brainvis.backbone.backbone_fingerprint", lambda name: f"the {name} backbone")
+    # These tables do not depend on the backbone, so it need not be there.
+    source = replace(GENERATORS["phantom"], fingerprint=lambda: "the phantom backbone")
+    monkeypatch.setitem(GENERATORS, "phantom", source)
     return tmp_path / "runs"
 
 
@@ -196,6 +199,32 @@ def test_bars_are_as_high_as_the_numbers_in_the_runs(study, runs):
     assert heights(right) == sorted(value for (_, path), value in mine.items() if path.endswith("generation_accuracy"))
 
 
+def test_branches_of_any_name_are_drawn(study):
+    scores = tables.gather_scores(study)
+    names = {"time": "braindecode.EEGConformer", "frequency": "mine"}
+    for old, new in names.items():
+        scores["score"] = scores["score"].str.replace(f"{old}.", f"{new}.")
+    legend = classification_figure(scores).axes[-1].get_legend()
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said == ["chance", "braindecode.EEGConformer", "mine", "fused"]
+    assert len({handle.get_facecolor() for handle in legend.legend_handles[1:]}) == 3
+    data = SimpleNamespace(trials=np.zeros((2, 4, 440)), sampling_rate=200.0, class_names=("a", "b", "c"))
+    configuration, words = study.configuration, {}
+    for branches in (("time", "frequency"), ("time", "braindecode.EEGConformer", "mine")):
+        chosen = replace(configuration, fusion=replace(configuration.fusion, branches=branches))
+        words[branches] = {text.get_text() for text in framework_figure(chosen, data).axes[0].texts}
+    few, many = words.values()
+    assert {"time branch", "frequency branch"} <= few & many and many - few >= {"braindecode.EEGConformer", "mine"}
+    assert "width 224" in few and "3 branches, end to end" in many
+
+
+def test_a_metric_that_was_added_has_a_column_after_the_others(study, monkeypatch):
+    monkeypatch.setitem(tables.METRICS, "toy", SimpleNamespace(title="toy metric", digits=1))
+    Study(subject=2).save("generation", {"refined": {"toy": {"value": 0.25}, "ssim": {"value": 0.5}}})
+    table = tables.main_table(study, tables.gather_scores(study))
+    assert table.columns[-1] == "toy metric" and table.query("subject == 2")["toy metric"].item() == "0.2"
+
+
 def test_frequent_errors_are_counted():
     labels = [0, 0, 0, 1, 1, 2]
     predicted = [1, 1, 0, 2, 1, 0]
@@ -240,13 +269,31 @@ def test_figures_are_the_same_bytes_and_name_their_runs(study, tmp_path):
 
 def test_what_a_result_rests_on_is_on_its_face(study):
     (clean,) = [run for run in tables.gather_runs(study, "fusion") if run.results["study"]["subject"] == 2]
-    assert reservations([clean]) == []
+    assert caveats([clean]) == []
 
     def like(**changes):
         return replace(clean, results={**clean.results, **changes})
 
     chosen_on_test = like(study={**clean.results["study"], "protocol": "paper"})
-    given = like(given={"fused": "the authors' timefreqmodel.pkl"})
-    assert [words.split(":")[0] for words in reservations([clean, chosen_on_test])] == ["paper protocol"]
-    both = reservations([given, chosen_on_test])
+    original = like(original={"fused": "the authors' timefreqmodel.pkl"})
+    assert [words.split(":")[0] for words in caveats([clean, chosen_on_test])] == ["paper protocol"]
+    both = caveats([original, chosen_on_test])
     assert len(both) == 2 and "not trained here" in both[1]
+
+
+def test_runs_made_with_other_packages_or_accepted_by_hand_say_so(study):
+    (run,) = [run for run in tables.gather_runs(study, "fusion") if run.results["study"]["subject"] == 2]
+    here = run.results["made_with"]["packages"]
+
+    def like(packages, **changes):
+        return replace(run, results={**run.results, "made_with": {"packages": here | packages}, **changes})
+
+    older, oldest = like({"torch": "2.14.0"}), like({"torch": "2.9.1", "mne": "1.0"})
+    assert caveats([run, older]) == [f"made with torch 2.14.0 (here {here['torch']})"]
+    (both,) = caveats([older, run, oldest])
+    assert both == f"made with torch 2.14.0, 2.9.1 (here {here['torch']}), mne 1.0 (here {here['mne']})"
+    assert caveats([like({"papermill": "1.0"})]) == []  # no number comes from it
+    entry = {"fingerprint": "0123456789ab", "reason": "a log line"}
+    accepted = like({}, accepted=[entry, {"fingerprint": "ba9876543210", "reason": "a rename"}])
+    assert caveats([accepted, run, accepted]) == ["accepted by hand: a log line", "accepted by hand: a rename"]
+    assert caveats([like({}, accepted=[])]) == []

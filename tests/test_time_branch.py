@@ -7,8 +7,14 @@ import pytest
 import torch
 
 from brainvis.configuration import PRESETS, TimeBranch
-from brainvis.layers import MultiHeadAttention, TransformerLayer
-from brainvis.time_branch import LatentMaskedModel, TimeClassifier, TimeEncoder, gumbel_arg_max
+from brainvis.models.time import (
+    LatentMaskedModel,
+    MultiHeadAttention,
+    TimeEncoder,
+    TransformerLayer,
+    gumbel_arg_max,
+    masked_modeling_objective,
+)
 
 CHANNELS, SAMPLES, TRIALS = 3, 22, 2
 SMALL = TimeBranch(
@@ -16,15 +22,19 @@ SMALL = TimeBranch(
 )  # 5 units and two samples left over, 2 units masked
 
 
+def encoder(config=SMALL, classes=None):
+    return TimeEncoder(CHANNELS, SAMPLES, 1000.0, classes, config)
+
+
 @pytest.fixture
 def model() -> LatentMaskedModel:
     """Weights that matter: the scalars are far from 1e-8, the target encoder is not the encoder."""
     torch.manual_seed(0)
-    model = LatentMaskedModel(TimeEncoder(CHANNELS, SAMPLES, SMALL), SMALL).double().eval()
+    model = LatentMaskedModel(encoder(SMALL)).double().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
-            if name.endswith("scale"):
+            if "scale" in name:
                 parameter.add_(0.8)
     return model
 
@@ -70,13 +80,13 @@ def attended(attention, asking, asked, heads):
 def layer_reference(layer, x, asked=None, heads=SMALL.heads):
     """x = LN(x + a1 attention(x)); x = LN(x + a2 W2 gelu(W1 x))."""
     out = []
-    scale1, scale2 = layer.after_attention.scale.item(), layer.after_feedforward.scale.item()
+    scale1, scale2 = layer.scale1.item(), layer.scale2.item()
     for vector, sublayer in zip(x, attended(layer.attention, x, asked or x, heads), strict=True):
         h = [v + scale1 * s for v, s in zip(vector, sublayer, strict=True)]
-        h = normalised(layer.after_attention.norm, h)
+        h = normalised(layer.norm1, h)
         hidden = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in linear(layer.feedforward[0], h)]
         h = [v + scale2 * s for v, s in zip(h, linear(layer.feedforward[2], hidden), strict=True)]
-        out.append(normalised(layer.after_feedforward.norm, h))
+        out.append(normalised(layer.norm2, h))
     return out
 
 
@@ -110,11 +120,12 @@ def test_encoder_equals_the_equations(model, trials):
     encoder = model.encoder
     close(encoder.project(trials), [projected_reference(encoder, trial) for trial in trials])
     latent = [stack_reference(encoder.transformer, placed_reference(encoder, trial)) for trial in trials]
-    close(encoder(trials), latent)
+    close(encoder.units_of(trials), latent)
     means = [[sum(column) / len(units) for column in zip(*units, strict=True)] for units in latent]
-    close(encoder.features(trials), means)
-    classifier = TimeClassifier(encoder, 5).double().eval()
-    close(classifier(trials), [linear(classifier.classifier, mean) for mean in means])
+    close(encoder.embed(trials), means)
+    close(encoder(trials), means)
+    assert encoder.add_classifier(5) is encoder and (encoder.classifier.bias == 0.1).all()
+    close(encoder.double().eval()(trials), [linear(encoder.classifier, mean) for mean in means])
 
 
 def test_cross_attention_equals_the_equations(model):
@@ -158,6 +169,13 @@ def test_losses_equal_the_equations(model, trials):
     close(losses["codewords_used"], len(set(tokens)))
     close(losses["token_accuracy"], sum(hits) / len(hits), 1e-6)
     close(losses["perplexity"], math.exp(-sum(share * math.log(share) for share in shares)), 1e-5)
+
+
+def test_the_objective_is_both_losses(model, trials):
+    torch.manual_seed(4)
+    expected = model.losses(trials)
+    torch.manual_seed(4)
+    assert masked_modeling_objective(model, trials, torch.zeros(2)) == expected
 
 
 def test_masked_units_do_not_reach_the_encoder_nor_the_regressor(model, trials):
@@ -212,7 +230,7 @@ def test_no_gradient_through_the_tokens(model, trials):
 
 def test_mixed_precision_trains_everything(trials):
     torch.manual_seed(0)
-    model = LatentMaskedModel(TimeEncoder(CHANNELS, SAMPLES, SMALL), SMALL)
+    model = LatentMaskedModel(encoder(SMALL))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = model.losses(trials.float())["loss"]
     loss.backward()
@@ -225,15 +243,15 @@ def test_mixed_precision_trains_everything(trials):
 def test_initial_values():
     torch.manual_seed(0)
     config = replace(PRESETS["demo"].time, width=64)
-    model = LatentMaskedModel(TimeEncoder(8, 80, config), config)
+    model = LatentMaskedModel(TimeEncoder(8, 80, 1000.0, config=config))
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             assert (module.bias == 0.1).all()
             deviation = math.sqrt(2 / sum(module.weight.shape))
             assert abs(module.weight.std().item() / deviation - 1) < 0.1
         if isinstance(module, TransformerLayer):
-            assert module.after_attention.scale.item() == pytest.approx(1e-8)
-            assert module.after_feedforward.scale.item() == pytest.approx(1e-8)
+            assert module.scale1.item() == pytest.approx(1e-8)
+            assert module.scale2.item() == pytest.approx(1e-8)
     encoder = model.encoder.transformer.state_dict()
     assert all(torch.equal(weights, encoder[name]) for name, weights in model.target_encoder.state_dict().items())
 
@@ -241,7 +259,7 @@ def test_initial_values():
 def test_paper_preset_has_the_published_shapes():
     config = PRESETS["paper"].time
     with torch.device("meta"):
-        model = LatentMaskedModel(TimeEncoder(128, 440, config), config)
+        model = LatentMaskedModel(TimeEncoder(128, 440, 1000.0, config=config))
     assert model.encoder.units == 110 and model.masked_units == 82
     assert model.encoder.projection.weight.shape == (1024, 128, 4)
     assert model.encoder.position.shape == (110, 1024)
@@ -254,11 +272,11 @@ def test_paper_preset_has_the_published_shapes():
 
 def test_errors_name_the_value():
     with pytest.raises(ValueError, match="3 samples.*unit of 4"):
-        TimeEncoder(CHANNELS, 3, SMALL)
+        TimeEncoder(CHANNELS, 3, 1000.0, config=SMALL)
     with pytest.raises(ValueError, match="width of 6.*4 heads"):
         MultiHeadAttention(6, 4, 0.0)
     with pytest.raises(ValueError, match="mask ratio of 0.1"):
-        LatentMaskedModel(TimeEncoder(CHANNELS, SAMPLES, SMALL), replace(SMALL, mask_ratio=0.1))
-    model = LatentMaskedModel(TimeEncoder(CHANNELS, SAMPLES, SMALL), SMALL)
+        LatentMaskedModel(encoder(replace(SMALL, mask_ratio=0.1)))
+    model = LatentMaskedModel(encoder(SMALL))
     with pytest.raises(ValueError, match="mask must be bool"):
         model.losses(torch.zeros(1, CHANNELS, SAMPLES), torch.ones(4, dtype=torch.bool))

@@ -1,20 +1,17 @@
 """The training loop: seeds, resume, best epoch, refusals; against a plain loop where there is one to write."""
 
 import math
-import random
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-import brainvis.checkpoint as checkpoints
-from brainvis.alignment import AlignedEncoder, AlignmentNetwork, semantic_interpolation_loss
-from brainvis.configuration import Alignment, TimeBranch, Training
-from brainvis.fusion import TimeFrequencyEncoder
-from brainvis.given import GivenError, Origin, write_given
-from brainvis.time_branch import LatentMaskedModel, TimeEncoder
-from brainvis.training import TrainingError, choose_device, choose_precision, fit, predict, seed_everything
+import brainvis.training as checkpoints
+from brainvis.configuration import Alignment, Configuration, Fusion, TimeBranch, Training
+from brainvis.models.alignment import AlignedEncoder, AlignmentNetwork, semantic_interpolation_loss
+from brainvis.models.fusion import FusedEncoder
+from brainvis.models.time import LatentMaskedModel, TimeEncoder
+from brainvis.training import TrainingError, choose_device, choose_precision, fit, predict
 
 TRAINING = Training(epochs=4, learning_rate=1e-2, batch_size=8, schedule="cosine")
 TIME = TimeBranch(unit_length=4, width=8, layers=1, heads=2, feedforward=8, regressor_layers=1, codewords=5)
@@ -90,7 +87,7 @@ def test_equals_a_plain_loop():
         test_inputs, test_labels = data(9, 1)
         accuracies.append((plain(test_inputs).argmax(1) == test_labels).float().mean().item())
         states.append({name: weights.clone() for name, weights in plain.state_dict().items()})
-    assert history.curve("selection_accuracy")[1] == pytest.approx(accuracies)
+    assert history.curve("validation_accuracy")[1] == pytest.approx(accuracies)
     assert history.best_epoch == accuracies.index(max(accuracies)) + 1
     torch.testing.assert_close(fitted.state_dict(), states[history.best_epoch - 1])
 
@@ -103,7 +100,7 @@ def test_means_weigh_batches_by_their_rows():
 
     record = run(small_model(), mean_of_inputs).epochs[0]
     assert record["train_loss"] == pytest.approx(data()[0].mean().item(), abs=1e-6)
-    assert record["selection_loss"] == pytest.approx(data(9, 1)[0].mean().item(), abs=1e-6)
+    assert record["validation_loss"] == pytest.approx(data(9, 1)[0].mean().item(), abs=1e-6)
     assert record["train_rows"] == pytest.approx((8 * 8 + 8 * 8 + 4 * 4) / 20)
 
 
@@ -119,7 +116,7 @@ def test_seeds_decide_everything_and_leave_the_outside_alone():
     assert first.epochs != third.epochs and not same_weights(models[0], models[2])
 
 
-@pytest.mark.parametrize("at", [3, 8, 12, 19])  # an epoch has 3 training batches and 2 of selection
+@pytest.mark.parametrize("at", [3, 8, 12, 19])  # an epoch has 3 training batches and 2 of validation
 def test_resumed_training_is_bit_identical(tmp_path, at):
     whole, broken = small_model(), small_model()
     uninterrupted = run(whole, checkpoint=tmp_path / "whole.pt")
@@ -140,7 +137,7 @@ def test_resumed_pretraining_keeps_the_target_encoder(tmp_path):
 
     def pretrain(objective, file):
         torch.manual_seed(0)
-        model = LatentMaskedModel(TimeEncoder(3, 24, TIME), TIME)
+        model = LatentMaskedModel(TimeEncoder(3, 24, 100.0, config=TIME))
         history = fit(model, objective, [trials], [trials[:9]], TRAINING, name="LMM", seed=0, device="cpu",
                       checkpoint=file, after_step=model.update_target)  # fmt: skip
         return model, history
@@ -153,9 +150,9 @@ def test_resumed_pretraining_keeps_the_target_encoder(tmp_path):
         pretrain(interrupted(13, losses), tmp_path / "c.pt")
     resumed, again = pretrain(losses, tmp_path / "c.pt")
     assert again.epochs == history.epochs and same_weights(whole, resumed)
-    start = LatentMaskedModel(TimeEncoder(3, 24, TIME), TIME).target_encoder
+    start = LatentMaskedModel(TimeEncoder(3, 24, 100.0, config=TIME)).target_encoder
     assert not same_weights(whole.target_encoder, start)
-    assert {"train_regression", "selection_classification", "selection_perplexity"} <= set(history.epochs[0])
+    assert {"train_regression", "validation_classification", "validation_perplexity"} <= set(history.epochs[0])
 
 
 def test_finished_training_returns_at_once(tmp_path):
@@ -194,7 +191,7 @@ def test_identity_follows_the_model_configuration_but_not_other_trainings(tmp_pa
     def identity(**changes):
         torch.manual_seed(0)
         config = TimeBranch(**{**vars(TIME), **changes})
-        model = LatentMaskedModel(TimeEncoder(3, 24, config), config)
+        model = LatentMaskedModel(TimeEncoder(3, 24, 100.0, config=config))
         return checkpoints.training_identity(model, data(), data(), TRAINING, seed=0)
 
     assert identity() == identity(finetuning=Training(epochs=1))
@@ -219,8 +216,8 @@ def test_checkpoints_are_not_written_all_the_time(tmp_path, monkeypatch):
     assert (tmp_path / "c.pt").exists()
 
 
-def test_best_epoch_is_chosen_on_the_selection_tensors():
-    """The selection loss follows a script; training goes on regardless."""
+def test_best_epoch_is_chosen_on_the_validation_tensors():
+    """The validation loss follows a script; training goes on regardless."""
     model, states, script = small_model(), [], iter([3.0, 1.0, 2.0, 1.0])
 
     def scripted(model, inputs, labels):
@@ -232,12 +229,12 @@ def test_best_epoch_is_chosen_on_the_selection_tensors():
 
     history = fit(model, scripted, data(), data(8, 1), TRAINING, name="test", seed=0, device="cpu")
     assert history.best_epoch == 2 and not model.training
-    assert history.curve("selection_loss") == ([1, 2, 3, 4], [3.0, 1.0, 2.0, 1.0])
+    assert history.curve("validation_loss") == ([1, 2, 3, 4], [3.0, 1.0, 2.0, 1.0])
     torch.testing.assert_close(model.state_dict(), states[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
-    ("at", "where"), [(7, "epoch 2 of 4, training, batch 2 of 3"), (10, "epoch 2 of 4, selection")]
+    ("at", "where"), [(7, "epoch 2 of 4, training, batch 2 of 3"), (10, "epoch 2 of 4, validation")]
 )
 def test_a_loss_that_is_not_finite_stops_with_its_place(tmp_path, at, where):
     calls = 0
@@ -265,50 +262,38 @@ def forbidden(*_):
     raise AssertionError("something was trained")
 
 
-def test_given_weights_are_taken_over_and_nothing_is_trained(tmp_path):
+def test_original_weights_are_loaded_and_nothing_is_trained(tmp_path):
     def noisy(model, *batch):
         return objective(model, *batch) | {"noise": torch.rand(())}
 
-    donor, model, file = small_model(), small_model(), tmp_path / "x.given.safetensors"
+    def original(model):
+        model.load_state_dict(donor.state_dict())
+        return "the authors' theirs.pkl"
+
+    donor, model = small_model(), small_model()
     expected = run(donor, noisy, checkpoint=tmp_path / "donor.pt")
-    write_given(file, donor.state_dict(), Origin("theirs.pkl", "0123456789abcdef", "fused"))
     torch.manual_seed(11)
-    history = run(model, noisy, given=file, checkpoint=tmp_path / "c.pt", after_step=forbidden, monitor=forbidden)
+    history = run(
+        model, noisy, original=original, checkpoint=tmp_path / "c.pt", after_step=forbidden, monitor=forbidden
+    )
     after = torch.rand(3)
     torch.manual_seed(11)
     assert torch.equal(after, torch.rand(3))
     assert same_weights(model, donor) and not model.training
     assert (history.epochs, history.best_epoch, history.seconds) == ([], 0, 0.0)
-    assert history.curve("selection_loss") == ([], [])
-    assert history.origin == "the authors' theirs.pkl (sha256 0123456789ab)"
+    assert history.curve("validation_loss") == ([], [])
+    assert history.origin == "the authors' theirs.pkl"
     assert history.origin in history.summary and "NOTHING WAS TRAINED HERE" in history.summary
     assert not (tmp_path / "c.pt").exists()
-    for term in ("selection_loss", "selection_accuracy", "selection_noise"):  # as they are measured after an epoch
+    for term in ("validation_loss", "validation_accuracy", "validation_noise"):  # as they are measured after an epoch
         assert history.kept(term) == expected.kept(term) == expected.epochs[expected.best_epoch - 1][term]
 
 
-def test_without_a_given_file_everything_is_as_always(tmp_path):
-    usual, model = small_model(), small_model()
-    expected, history = run(usual), run(model, given=tmp_path / "absent.given.safetensors")
-    assert expected.epochs == history.epochs and same_weights(usual, model)
-    assert (
-        history.origin is None and history.summary == f"4 epochs, the weights of epoch {history.best_epoch} are kept."
-    )
-    assert "NOTHING WAS TRAINED" in run(model, training=Training(epochs=0)).summary
-
-
-def test_given_weights_that_do_not_fit_are_refused(tmp_path):
-    file, origin = tmp_path / "x.given.safetensors", Origin("theirs.pkl", "0123", "fused")
-    for weights, words in (
-        (nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 7)),
-         r"3.weight is \(7, 16\), the model needs \(2, 16\)"),
-        (nn.Linear(3, 2), "0.weight is missing.* and 3 more"),
-    ):  # fmt: skip
-        write_given(file, weights.state_dict(), origin)
-        model = small_model()
-        with pytest.raises(GivenError, match=words):
-            run(model, given=file)
-        assert same_weights(model, small_model())
+def test_without_original_weights_it_says_what_was_trained():
+    history = run(small_model())
+    assert history.origin is None
+    assert history.summary == f"4 epochs, the weights of epoch {history.best_epoch} are kept."
+    assert "NOTHING WAS TRAINED" in run(small_model(), training=Training(epochs=0)).summary
 
 
 def test_monitor_reads_the_model_in_evaluation_mode():
@@ -329,13 +314,14 @@ def test_frozen_parameters_stay():
 
 
 def test_alignment_learns_both_targets():
-    seed_everything(0)
+    torch.manual_seed(0)
     labels = torch.arange(32) % 4
     trials = torch.randn(4, 3, 24)[labels] + 0.3 * torch.randn(32, 3, 24)
     coarse = torch.randn(4, 2, 3)[labels]
     fine = coarse + 0.3 * torch.randn(32, 2, 3)
     config = Alignment(wide=32, narrow=16)
-    fused = TimeFrequencyEncoder(TimeEncoder(3, 24, TIME), None, classes=4)
+    configuration = Configuration(time=TIME, fusion=Fusion(branches=("time",), training=TRAINING))
+    fused = FusedEncoder(3, 24, 100.0, 4, configuration)
     model = AlignedEncoder(fused, AlignmentNetwork(8 + 4, (2, 3), config))
 
     def aligned(model, trials, coarse, fine):
@@ -345,22 +331,24 @@ def test_alignment_learns_both_targets():
     history = fit(model, aligned, rows, rows, Training(epochs=60, learning_rate=5e-3), name="alignment", seed=0)
     first, best = history.epochs[0], history.epochs[history.best_epoch - 1]
     for target in ("coarse", "fine"):
-        assert first[f"selection_cosine_{target}"] < 0.7 and best[f"selection_cosine_{target}"] > 0.9
+        assert first[f"validation_cosine_{target}"] < 0.7 and best[f"validation_cosine_{target}"] > 0.9
 
 
 def test_settings_that_cannot_work_are_refused():
-    for training, message in (
-        (Training(epochs=1, optimiser="sgd"), "optimiser 'sgd'"),
-        (Training(epochs=1, schedule="step"), "schedule 'step'"),
-        (Training(epochs=-1), "-1 epochs"),
+    for setting, words in (
+        ({"optimiser": "sgd"}, "'adam' or 'adamw'"),
+        ({"schedule": "step"}, "'constant' or 'cosine'"),
+        ({"epochs": -1}, "greater than or equal to 0"),
+        ({"batch_size": 0}, "greater than or equal to 1"),
+        ({"learning_rate": math.nan}, "finite"),
     ):
-        with pytest.raises(ValueError, match=message):
-            run(small_model(), training=training)
+        with pytest.raises(ValueError, match=words):
+            Training(**{"epochs": 1, **setting})
     with pytest.raises(ValueError, match="'least'"):
         run(small_model(), choose=("loss", "least"))
     with pytest.raises(ValueError, match="no 'f1' to choose by"):
         run(small_model(), choose=("f1", "max"))
-    with pytest.raises(ValueError, match=r"selection tensors of lengths \[0, 0\]"):
+    with pytest.raises(ValueError, match=r"validation tensors of lengths \[0, 0\]"):
         fit(small_model(), objective, data(), data(0), TRAINING, name="test", seed=0)
     with pytest.raises(ValueError, match=r"training tensors of lengths \[20, 9\]"):
         fit(small_model(), objective, (data()[0], data(9)[1]), data(), TRAINING, name="test", seed=0)
@@ -396,11 +384,3 @@ def test_device_and_precision(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has: has)
         assert choose_precision(torch.device("cuda")) is precision
         assert choose_precision(torch.device("cpu")) is precision
-
-
-def test_seed_everything():
-    drawn = []
-    for _ in range(2):
-        seed_everything(7)
-        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
-    assert drawn[0] == drawn[1]

@@ -1,12 +1,12 @@
 """`python -m brainvis.phantom FOLDER`: write a phantom of any size, in the files of EEGCVPR40."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import fields
 from pathlib import Path
 
 from brainvis.configuration import Phantom
+from brainvis.phantom.published_form import PublishedForm
+from brainvis.phantom.recording import write_phantom
 
 PUBLISHED_SIZE = {"subjects": 6, "images_per_class": 50, "classes": 40}
 HELP = {
@@ -17,6 +17,8 @@ HELP = {
     "drift": "amplitude of slow drift, relative to the ongoing EEG",
     "signal": "gain of everything that pictures evoke or induce; 0 leaves noise alone",
 }
+PUBLISHED_HELP = """at the size and with the quirks of EEGCVPR40, for a rehearsal: 6 subjects, 40 classes, 1996
+pictures, 11965 trials of 491 to 1527 samples (3.2 GB, and as much again while it is written)"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,29 +26,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m brainvis.phantom", description=__doc__)
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
     parser.add_argument("--seed", type=int, default=0, help="decides everything random (default 0)")
-    for field in fields(Phantom):
-        option = "--" + field.name.replace("_", "-")
-        value_type = type(field.default)
-        parser.add_argument(
-            option, type=value_type, default=field.default, help=f"{HELP[field.name]} (default {field.default})"
-        )
-    parser.add_argument(
-        "--published-form",
-        action="store_true",
-        help="at the size of EEGCVPR40 and with the quirks of its files, for a rehearsal: 6 subjects, 40 classes, 1996 "
-        "pictures, 11965 trials of 491 to 1527 samples (3.2 GB, and as much again while it is written)",
-    )
+    parser.add_argument("--published-form", action="store_true", help=PUBLISHED_HELP)
+    default = {field.name: field.default for field in fields(Phantom)}
+    for name, value in default.items():
+        option, text = "--" + name.replace("_", "-"), f"{HELP[name]} (default {value})"
+        parser.add_argument(option, type=type(value), default=value, help=text)
     chosen = vars(parser.parse_args(arguments))
     folder, seed, published_form = (chosen.pop(name) for name in ("folder", "seed", "published_form"))
     if published_form:
-        default = vars(Phantom())
-        if given := [name for name in PUBLISHED_SIZE if chosen[name] not in (default[name], PUBLISHED_SIZE[name])]:
-            parser.error(f"--published-form has its own size: leave out {', '.join(given)}")
+        if wrong := [name for name, size in PUBLISHED_SIZE.items() if chosen[name] not in (default[name], size)]:
+            parser.error(f"--published-form has its own size: leave out {', '.join(wrong)}")
         chosen |= PUBLISHED_SIZE
-
-    from brainvis.phantom.published_form import PublishedForm  # after parsing: recording imports torch
-    from brainvis.phantom.recording import write_phantom
-
     try:
         write_phantom(folder, Phantom(**chosen), seed, form=PublishedForm() if published_form else None)
     except (ValueError, FileExistsError) as error:

@@ -3,11 +3,11 @@
 Coordinates are metres with the origin at the sphere's centre: x to the right, y to the front, z upwards.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
+import mne
 import numpy as np
+from numpy.random import Generator
 
 MONTAGE = "brainproducts-RNP-BA-128"
 NOT_EEG = ("FCz", "Fpz")  # the montage's reference and ground: 128 of its 130 names are recorded
@@ -18,34 +18,19 @@ BRAIN_RADIUS = 0.9 * RADIUS  # MNE's default ratio of brain to scalp
 @lru_cache(maxsize=1)
 def electrodes() -> tuple[tuple[str, ...], np.ndarray]:
     """Names and positions (128, 3) of the recorded electrodes, in metres."""
-    import mne
-
     positions = mne.channels.make_standard_montage(MONTAGE).get_positions()["ch_pos"]
     names = tuple(name for name in positions if name not in NOT_EEG)
     return names, np.stack([positions[name] for name in names])
 
 
 def lead_field(positions: np.ndarray, orientations: np.ndarray) -> np.ndarray:
-    """Potentials at the scalp of unit dipoles in a sphere of four shells, against the average of all electrodes.
-
-    Args:
-        positions: (source, 3) metres, inside the brain.
-        orientations: (source, 3) directions of the dipoles; their length does not matter.
-
-    Returns:
-        (channel, source) volts per ampere metre.
-
-    Raises:
-        ValueError: a dipole outside the brain.
-    """
-    import mne
-
+    """Potentials (channel, source) at the scalp of dipoles in a sphere of four shells, against the average of all
+    electrodes, in volts per ampere metre. Positions (source, 3) are in metres; orientations (source, 3) of any length.
+    ValueError: a dipole outside the brain."""
     depth = np.linalg.norm(positions, axis=1)
     if (depth >= BRAIN_RADIUS).any():
-        raise ValueError(
-            f"Dipole {int(depth.argmax())} is {1000 * depth.max():.1f} mm from the centre, outside the brain "
-            f"({1000 * BRAIN_RADIUS:.1f} mm)."
-        )
+        found, allowed = 1000 * depth.max(), 1000 * BRAIN_RADIUS
+        raise ValueError(f"Dipole {depth.argmax()} is {found:.1f} mm from the centre: the brain ends at {allowed:.1f}.")
     names, places = electrodes()
     directions = orientations / np.linalg.norm(orientations, axis=1, keepdims=True)
     with mne.utils.use_log_level("error"):
@@ -62,15 +47,13 @@ def lead_field(positions: np.ndarray, orientations: np.ndarray) -> np.ndarray:
 
 
 def topographies(positions: np.ndarray, orientations: np.ndarray) -> np.ndarray:
-    """Lead fields scaled to a root mean square of one over channels: (channel, source), float32.
-
-    With these, a source's amplitude is what it gives at the scalp, whatever its depth.
-    """
+    """Lead fields scaled to a root mean square of one over channels: (channel, source), float32. A source's amplitude
+    then is what it gives at the scalp, whatever its depth."""
     field = lead_field(positions, orientations)
     return (field / np.sqrt((field**2).mean(axis=0))).astype(np.float32)
 
 
-def random_sources(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def random_sources(count: int, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
     """Dipoles anywhere in the outer brain: positions (count, 3) in metres, orientations (count, 3)."""
     directions = rng.standard_normal((count, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -79,7 +62,7 @@ def random_sources(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np
     return directions * radii, rng.standard_normal((count, 3))
 
 
-def rotated(orientations: np.ndarray, angle: float, rng: np.random.Generator) -> np.ndarray:
+def rotated(orientations: np.ndarray, angle: float, rng: Generator) -> np.ndarray:
     """Unit vectors turned by about `angle` (radians) in random directions, as heads differ in their folds."""
     unit = orientations / np.linalg.norm(orientations, axis=1, keepdims=True)
     return unit + np.tan(angle) * rng.standard_normal(unit.shape) / np.sqrt(2)

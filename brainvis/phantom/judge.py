@@ -1,19 +1,18 @@
-"""The judge: a classifier that says what a picture of the phantom's world shows."""
+"""The judge of the phantom's world: a classifier that says what a picture shows."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .stimuli import BACKGROUNDS, CLASS_NAMES, POSITIONS, SIZES
+from brainvis.files import file_digest, read_json, write_aside, write_json
+from brainvis.phantom.stimuli import BACKGROUNDS, CLASS_NAMES, POSITIONS, SIZES
 
 HEADS = {"class": len(CLASS_NAMES), "position": len(POSITIONS), "size": len(SIZES), "background": len(BACKGROUNDS)}
 
 
-class Judge(nn.Module):
+class PhantomJudge(nn.Module):
     """Convolutional classifier of pictures (n, 3, 64, 64) in [0, 1], with a head for each attribute."""
 
     class_names = CLASS_NAMES
@@ -21,10 +20,8 @@ class Judge(nn.Module):
 
     def __init__(self, width: int = 32, num_features: int = 128):
         super().__init__()
-        self.width = width
-        self.num_features = num_features
-        layers = []
-        channels = (3, width, 2 * width, 2 * width, 2 * width, 3 * width)
+        self.width, self.num_features = width, num_features
+        layers, channels = [], (3, width, 2 * width, 2 * width, 2 * width, 3 * width)
         for before, after, stride in zip(channels, channels[1:], (2, 2, 1, 2, 2), strict=False):  # 64 -> 4 pixels
             layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
         self.trunk = nn.Sequential(*layers)
@@ -41,27 +38,30 @@ class Judge(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
 
-def save_judge(judge: Judge, folder: str | Path) -> None:
+def save_judge(judge: PhantomJudge, folder: str | Path) -> None:
     """Write configuration and weights (half precision)."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    configuration = {"width": judge.width, "num_features": judge.num_features}
-    (folder / "config.json").write_text(json.dumps(configuration, indent=2) + "\n")
-    halves = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in halves.items()}, folder / "model.safetensors")
+    write_json(Path(folder) / "config.json", {"width": judge.width, "num_features": judge.num_features}, indent=2)
+    save_halves(judge, Path(folder) / "model.safetensors")
 
 
-def load_judge(folder: str | Path) -> Judge:
+def save_halves(network: nn.Module, file: Path) -> None:
+    """Write a network's weights in half precision."""
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    write_aside(file, lambda aside: save_file(halves, aside, metadata={"format": "pt"}))
+
+
+def load_judge(folder: str | Path) -> PhantomJudge:
     """The trained judge in `folder`, in single precision and evaluation mode."""
-    folder = Path(folder)
-    judge = Judge(**json.loads((folder / "config.json").read_text()))
-    judge.load_state_dict(load_file(folder / "model.safetensors"))
-    judge.fingerprint = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+    weights = Path(folder) / "model.safetensors"
+    judge = PhantomJudge(**read_json(Path(folder) / "config.json"))
+    judge.load_state_dict(load_file(weights))
+    judge.fingerprint = file_digest(weights)
     return judge.float().eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def judged(judge: Judge, images: Tensor, batch_size: int = 256) -> dict[str, Tensor]:
+def judged(judge: PhantomJudge, images: Tensor) -> dict[str, Tensor]:
     """The judge's answer for each picture (n, 3, 64, 64) in [0, 1]: a dict of indices (n,)."""
-    answers = [judge(batch) for batch in images.split(batch_size)]
+    answers = [judge(batch) for batch in images.split(256)]
     return {name: torch.cat([answer[name] for answer in answers]).argmax(-1) for name in HEADS}

@@ -1,19 +1,17 @@
 """The phantom in the very form of EEGCVPR40's publication: its size and its quirks, to rehearse on.
 
-What is known of the published files is kept exactly where it can be: 1,996 pictures of 40 classes in one mixed list,
-11,965 trials, 491 to 1,527 samples long, mostly 499 and 511.6 in the mean, ten of 700 or more; splits of 7970 / 1998 /
-1997 and of 669 / 167 / 164 trials; no order of recording. What is not known is chosen: trials are listed subject by
-subject, each in the order of pictures; one picture lacks four subjects' trials, seven lack one.
+Known are 1,996 pictures of 40 classes in one mixed list; 11,965 trials, 491 to 1,527 samples long, mostly 499 and 511.6
+in the mean, ten of 700 or more; splits of 7970 / 1998 / 1997 and of 669 / 167 / 164 trials; no order of recording. Made
+up: trials are listed by subject, then by picture; one picture lacks four subjects' trials, seven lack one.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.random import Generator
 
-from brainvis.phantom.session import Session
 from brainvis.phantom.spectrum import SAMPLES
+from brainvis.phantom.stimuli import Session
 
 SHORTEST, MODE, LONG, LONGEST = 491, 499, 700, 1527  # samples
 FADE = 80  # samples in which one stretch of ongoing EEG passes into the next
@@ -30,18 +28,16 @@ class PublishedForm:
     single: tuple[int, int, int] = (669, 167, 164)  # trials of train, val, test among the first of the list
 
 
-def published_session(session: Session, form: PublishedForm, rng: np.random.Generator) -> Session:
+def published_session(session: Session, form: PublishedForm, rng: Generator) -> Session:
     """The session without its lost images, and the others in one mixed list."""
-    count = len(session.labels)
-    lost = []
-    for label in rng.choice(np.unique(session.labels), form.lost_images, replace=False):
-        lost.append(rng.choice(np.flatnonzero(session.labels == label)))
-    kept = rng.permutation(np.setdiff1d(np.arange(count), lost))
+    classes = rng.choice(np.unique(session.labels), form.lost_images, replace=False)
+    lost = [rng.choice(np.flatnonzero(session.labels == label)) for label in classes]
+    kept = rng.permutation(np.setdiff1d(np.arange(len(session.labels)), lost))
     stimuli, image_ids = ([values[image] for image in kept] for values in (session.stimuli, session.image_ids))
     return replace(session, stimuli=stimuli, labels=session.labels[kept], image_ids=image_ids)
 
 
-def published_trials(subjects: int, images: int, form: PublishedForm, rng: np.random.Generator) -> np.ndarray:
+def published_trials(subjects: int, images: int, form: PublishedForm, rng: Generator) -> np.ndarray:
     """Which trials there are: (subject, image) bool."""
     there = np.ones((subjects, images), bool)
     for image, missing in zip(rng.choice(images, len(form.gaps), replace=False), form.gaps, strict=True):
@@ -49,12 +45,11 @@ def published_trials(subjects: int, images: int, form: PublishedForm, rng: np.ra
     return there
 
 
-def published_lengths(there: np.ndarray, form: PublishedForm, rng: np.random.Generator) -> np.ndarray:
+def published_lengths(there: np.ndarray, form: PublishedForm, rng: Generator) -> np.ndarray:
     """Recorded samples of each trial, (subject, image): most often 499, 511.6 in the mean, a long tail."""
     kind = rng.random(there.shape)
-    lengths = np.where(kind < 0.45, MODE, rng.integers(SHORTEST, MODE, there.shape))
-    tail = MODE + rng.geometric(1 / 26.3, there.shape)
-    lengths = np.where(kind < 0.53, lengths, np.minimum(tail, LONG - 1))
+    short = np.where(kind < 0.45, MODE, rng.integers(SHORTEST, MODE, there.shape))
+    lengths = np.where(kind < 0.53, short, np.minimum(MODE + rng.geometric(1 / 26.3, there.shape), LONG - 1))
     trials = rng.permutation(np.flatnonzero(there))
     lengths.flat[trials[: form.long_trials]] = rng.integers(LONG, LONGEST + 1, form.long_trials)
     lengths.flat[trials[0]] = LONGEST
@@ -63,35 +58,24 @@ def published_lengths(there: np.ndarray, form: PublishedForm, rng: np.random.Gen
 
 
 def published_splits(
-    labels: np.ndarray, there: np.ndarray, form: PublishedForm, count: int, rng: np.random.Generator
+    labels: np.ndarray, there: np.ndarray, form: PublishedForm, count: int, rng: Generator
 ) -> tuple[list[dict], dict]:
-    """Splits over all subjects, and the one for a single subject: part -> indices into the list of trials.
-
-    Splits are by image. A part is filled with images that all subjects saw, the same number of each class as nearly as
-    can be, and then with one that fewer saw if that brings it to the published number of trials.
-
-    Args:
-        labels: (image,).
-        there: (subject, image), which trials there are; they are listed subject by subject.
-        count: how many splits over all subjects.
-    """
+    """`count` splits over all subjects, and the one for a single subject: part -> indices into the list of trials. From
+    labels (image,) and which trials are `there` (subject, image). A part is filled with images that all subjects saw,
+    of each class as many as nearly as can be, then with one that fewer saw if that makes up the published number."""
     place = np.where(there, there.ravel().cumsum().reshape(there.shape) - 1, -1)  # of each trial in the list
     trials_of = there.sum(0)  # of each image
 
     def over_all() -> dict[str, list[int]]:
-        complete, incomplete = (
-            _mixed_classes(images, labels, rng)
-            for images in (np.flatnonzero(trials_of == len(there)), np.flatnonzero(trials_of < len(there)))
-        )
-        parts, left = {}, [*complete, *incomplete]
+        complete = trials_of == len(there)
+        left = [i for seen in (complete, ~complete) for i in _mixed_classes(np.flatnonzero(seen), labels, rng)]
+        parts = {"train": left, "val": [], "test": []}
         for part, size in zip(("val", "test"), form.held_out, strict=True):
-            parts[part] = []
-            for image in left:
+            for image in left.copy():
                 if trials_of[image] <= size:
                     parts[part].append(image)
+                    left.remove(image)
                     size -= trials_of[image]
-            left = [image for image in left if image not in set(parts[part])]
-        parts = {"train": left, **parts}
         return {part: np.sort(place[:, images][there[:, images]]).tolist() for part, images in parts.items()}
 
     first = np.argwhere(there)[: sum(form.single), 1]  # images of the first trials of the list
@@ -101,21 +85,17 @@ def published_splits(
     return [over_all() for _ in range(count)], {part: sorted(map(int, trials)) for part, trials in single.items()}
 
 
-def _mixed_classes(items: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[int]:
+def _mixed_classes(items: np.ndarray, labels: np.ndarray, rng: Generator) -> list[int]:
     """Items in an order in which any stretch has about as many of each class; labels are by item."""
     items = rng.permutation(items)
-    turn = np.empty(len(items), int)  # how many of its class come before
-    for label in np.unique(labels[items]):
-        own = labels[items] == label
-        turn[own] = np.arange(own.sum())
+    own = labels[items]
+    turn = [np.count_nonzero(own[:place] == label) for place, label in enumerate(own)]  # how many of its class before
     return items[np.lexsort((rng.random(len(items)), turn))].tolist()
 
 
 def joined(stretches: list[np.ndarray], length: int) -> np.ndarray:
-    """One signal (channel, length) from several stretches (channel, SAMPLES) that know nothing of each other.
-
-    Each passes into the next over `FADE` samples; weights on a quarter circle keep the power of unrelated signals.
-    """
+    """One signal (channel, length) from unrelated stretches (channel, SAMPLES); weights on a quarter circle, in the
+    `FADE` samples that two share, keep their power."""
     ramp = np.sin(np.linspace(0, np.pi / 2, FADE, dtype=np.float32))
     whole = stretches[0]
     for following in stretches[1:]:

@@ -1,38 +1,30 @@
 """Records the phantom: pictures shown to subjects, one trial each, in the files and formats of EEGCVPR40."""
 
-from __future__ import annotations
-
-import json
+import io
+import mmap
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from PIL import Image
 from tqdm.auto import tqdm
 
 from brainvis.configuration import Phantom
-from brainvis.phantom.eeg_file import write_eeg_file
-from brainvis.phantom.gains import GAINS, Gains, phantom_identity
+from brainvis.files import write_json
+from brainvis.phantom import phantom_identity, published_form
 from brainvis.phantom.head import MONTAGE, electrodes
-from brainvis.phantom.noise import OngoingEEG
-from brainvis.phantom.published_form import (
-    PublishedForm,
-    joined,
-    published_lengths,
-    published_session,
-    published_splits,
-    published_trials,
-    stretches_needed,
-)
-from brainvis.phantom.session import ATTRIBUTES, Session, plan_session
-from brainvis.phantom.sources import PictureResponses, Subject
+from brainvis.phantom.published_form import PublishedForm
+from brainvis.phantom.sources import GAINS, OngoingEEG, PictureResponses, Subject
 from brainvis.phantom.spectrum import BAND, BAND_PASS, SAMPLING_RATE, waveforms_of
-from brainvis.phantom.stimuli import CLASS_NAMES, SHOWN_CLASSES, WNIDS, render
+from brainvis.phantom.stimuli import CLASS_NAMES, SHOWN_CLASSES, WNIDS, Session, plan_session, render
 
 EEG_FILE = "eeg_5_95_std.pth"
+ATTRIBUTES = ("shape", "colour", "size", "position", "background")
 RESOLUTION = 64  # pixels
 BATCH = 100  # trials generated at once: 37 MB of signal
 PAUSE = 10.0  # seconds of rest between two blocks
@@ -40,138 +32,127 @@ SPLITS = 6  # in the file of splits over all subjects, as published
 HELD_OUT = 0.15  # of each class's images, in validation and in test each
 
 
-def write_phantom(
-    folder: Path, phantom: Phantom, seed: int, gains: Gains = GAINS, form: PublishedForm | None = None
-) -> None:
-    """Generate a phantom and write it into `folder`, which appears when it is whole.
-
-    Args:
-        form: the quirks of EEGCVPR40's publication, for a rehearsal; None: a phantom without any.
-
-    Raises:
-        ValueError: sizes that make no data set.
-        FileExistsError: `folder` is there already.
-    """
-    _check(phantom)
+def write_phantom(folder: Path, phantom: Phantom, seed: int, form: PublishedForm | None = None) -> None:
+    """Generate a phantom and write it into `folder`, which appears when it is whole; `form` adds the quirks of
+    EEGCVPR40's publication. ValueError: sizes that make no data set. FileExistsError: `folder` is there already."""
+    sizes = phantom.subjects >= 1 and phantom.images_per_class >= 3 and 1 <= phantom.classes <= len(SHOWN_CLASSES)
+    if not (sizes and phantom.design in ("interleaved", "block") and phantom.drift >= 0 and phantom.signal >= 0):
+        raise ValueError(
+            f"No such phantom: {phantom}. Allowed are subjects from 1, images_per_class from 3 (one for each split), "
+            f"classes 1 to {len(SHOWN_CLASSES)}, design interleaved or block, drift and signal from 0."
+        )
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: delete it or choose another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    aside.mkdir()
+    aside.mkdir(parents=True)
     try:
-        _write(aside, phantom, seed, gains, form)
+        _write(aside, phantom, seed, form)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _check(phantom: Phantom) -> None:
-    allowed = {
-        "subjects": phantom.subjects >= 1,
-        "images_per_class": phantom.images_per_class >= 3,  # one for each split
-        "classes": 1 <= phantom.classes <= len(SHOWN_CLASSES),
-        "design": phantom.design in ("interleaved", "block"),
-        "drift": phantom.drift >= 0,
-        "signal": phantom.signal >= 0,
-    }
-    for name, right in allowed.items():
-        if not right:
-            raise ValueError(
-                f"No phantom with {name}={getattr(phantom, name)!r}: subjects from 1, images_per_class from 3, classes "
-                f"1 to {len(SHOWN_CLASSES)}, design interleaved or block, drift and signal from 0."
-            )
-
-
-def _write(folder: Path, phantom: Phantom, seed: int, gains: Gains, form: PublishedForm | None) -> None:
+def _write(folder: Path, phantom: Phantom, seed: int, form: PublishedForm | None) -> None:
     picture_seed, split_seed, *subject_seeds = np.random.SeedSequence(seed).spawn(2 + phantom.subjects)
     session = plan_session(phantom, np.random.default_rng(picture_seed))
     rng = np.random.default_rng(split_seed)
-    if form is not None:
-        session = published_session(session, form, rng)
-    wnids = [WNIDS[index] for index in SHOWN_CLASSES[: phantom.classes]]
-    names = {WNIDS[index]: CLASS_NAMES[index] for index in SHOWN_CLASSES[: phantom.classes]}
-    write_images(folder / "image", session, ".png" if form is None else ".JPEG")
-    _write_json(folder / "class_names.json", names)
-    _write_json(
-        folder / "captions.json", dict(zip(session.image_ids, (s.caption for s in session.stimuli), strict=True))
-    )
-    attributes = {name: values.tolist() for name, values in session.attributes().items()}
-    _write_json(
-        folder / "attributes.json",
-        {image: {name: attributes[name][i] for name in ATTRIBUTES} for i, image in enumerate(session.image_ids)},
-    )
-    images = len(session.labels)
     if form is None:
-        there, lengths = np.ones((phantom.subjects, images), bool), [None] * phantom.subjects
-        splits = [split_by_image(session.labels, rng) for _ in range(SPLITS)]
-        single = splits[0]
-        everyone = [
-            {name: [s * images + i for s in range(phantom.subjects) for i in part] for name, part in split.items()}
-            for split in splits
-        ]
+        there, lengths = np.ones((phantom.subjects, len(session.labels)), bool), [None] * phantom.subjects
+        single, *_ = splits = [split_by_image(session.labels, rng) for _ in range(SPLITS)]
+        trial = np.arange(there.size).reshape(there.shape)  # its number in the file, (subject, image)
+        everyone = [{name: trial[:, part].ravel().tolist() for name, part in split.items()} for split in splits]
     else:
-        there = published_trials(phantom.subjects, images, form, rng)
-        lengths = published_lengths(there, form, rng)
-        everyone, single = published_splits(session.labels, there, form, SPLITS, rng)
+        session = published_form.published_session(session, form, rng)
+        there = published_form.published_trials(phantom.subjects, len(session.labels), form, rng)
+        lengths = published_form.published_lengths(there, form, rng)
+        everyone, single = published_form.published_splits(session.labels, there, form, SPLITS, rng)
     torch.save({"splits": everyone}, folder / "block_splits_by_image_all.pth")
     torch.save({"splits": [single]}, folder / "block_splits_by_image_single.pth")
 
+    suffix, options = (".png", {}) if form is None else (".JPEG", {"quality": 95, "subsampling": 0})
+    shown = dict(zip(session.image_ids, session.stimuli, strict=True))
+    for name, stimulus in shown.items():
+        place = folder / "image" / name.split("_")[0]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(render([stimulus], RESOLUTION)[0]).save(place / f"{name}{suffix}", **options)
+    names = {WNIDS[index]: CLASS_NAMES[index] for index in SHOWN_CLASSES[: phantom.classes]}
+    truth = {image: {name: getattr(stimulus, name) for name in ATTRIBUTES} for image, stimulus in shown.items()}
+    write_json(folder / "class_names.json", names)
+    write_json(folder / "captions.json", {image: stimulus.caption for image, stimulus in shown.items()})
+    write_json(folder / "attributes.json", truth)
+    made = {"gains": GAINS, "sampling_rate": SAMPLING_RATE, "band": BAND, "montage": MONTAGE}
+    write_json(folder / "phantom.json", phantom_identity(phantom, seed) | made | {"channels": electrodes()[0]})
+
     def trials() -> Iterator[dict]:
         for index, subject_seed in enumerate(tqdm(subject_seeds, desc="phantom EEG", unit="subject")):
-            recorded = record(session, phantom, np.random.default_rng(subject_seed), gains, lengths[index])
-            for image, order, eeg in recorded:
+            rng = np.random.default_rng(subject_seed)
+            for image, order, eeg in record(session, phantom, rng, lengths[index]):
                 trial = {"eeg": eeg, "image": image, "label": int(session.labels[image]), "subject": index + 1}
                 if there[index, image]:
-                    yield trial if form is not None else {**trial, "order": order}  # nobody published an order
+                    yield trial if form is not None else trial | {"order": order}  # nobody published an order
 
-    write_eeg_file(folder / EEG_FILE, trials(), wnids, session.image_ids)
-    _write_json(
-        folder / "phantom.json",
-        {
-            **phantom_identity(phantom, seed, gains),
-            "sampling_rate": SAMPLING_RATE,
-            "band": BAND,
-            "montage": MONTAGE,
-            "channels": electrodes()[0],
-        },
-    )
+    write_eeg_file(folder / EEG_FILE, trials(), list(names), session.image_ids)
 
 
-def _write_json(file: Path, content) -> None:
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def write_eeg_file(file: Path, trials: Iterable[dict], labels: list[str], images: list[str]) -> None:
+    """Save the trials ("eeg": float32 (channel, time), and what else belongs to each), every channel with mean zero and
+    variance one over all of them, as published. A scratch file of the same size holds them meanwhile."""
+    rows, total, squares = [], 0.0, 0.0
+    with tempfile.TemporaryFile(dir=file.parent) as scratch:
+        for trial in trials:
+            eeg = trial["eeg"]
+            scratch.write(eeg.numpy())
+            total = total + eeg.sum(dim=1, dtype=torch.float64)
+            squares = squares + eeg.double().square().sum(dim=1)
+            rows.append({**trial, "eeg": eeg.shape})
+        samples = sum(row["eeg"][1] for row in rows)
+        mean = total / samples
+        scale = (squares / samples - mean**2).rsqrt().float()[:, None]
+        scratch.flush()
+        pages, position = mmap.mmap(scratch.fileno(), 0), 0
+        for row in rows:
+            shape = row["eeg"]
+            eeg = torch.frombuffer(pages, dtype=torch.float32, count=shape.numel(), offset=position)
+            position += eeg.nbytes
+            row["eeg"] = eeg.reshape(shape).sub_(mean.float()[:, None]).mul_(scale)
+            _give_back(pages)
+        with _Sparing(file, "wb") as target:
+            target.pages = pages
+            torch.save({"dataset": rows, "labels": labels, "images": images}, target)
 
 
-def write_images(folder: Path, session: Session, suffix: str) -> None:
-    """Write the pictures as `<wnid>/<image id><suffix>`."""
-    for start in range(0, len(session.stimuli), 256):
-        pictures = render(session.stimuli[start : start + 256], RESOLUTION)
-        for name, picture in zip(session.image_ids[start:], pictures, strict=False):
-            place = folder / name.split("_")[0]
-            place.mkdir(parents=True, exist_ok=True)
-            options = {"quality": 95, "subsampling": 0} if suffix == ".JPEG" else {}
-            Image.fromarray(picture).save(place / f"{name}{suffix}", **options)
+class _Sparing(io.FileIO):
+    """A file whose content comes from mapped `pages`, which are given back as they are written."""
+
+    def write(self, data: bytes) -> int:
+        _give_back(self.pages)
+        return super().write(data)
 
 
-def split_by_image(labels: np.ndarray, rng: np.random.Generator) -> dict[str, list[int]]:
+def _give_back(pages: mmap.mmap) -> None:
+    """Let the system take memory back: what is in the pages is in the file."""
+    if hasattr(pages, "madvise"):  # not on Windows
+        pages.madvise(mmap.MADV_DONTNEED)
+
+
+def split_by_image(labels: np.ndarray, rng: Generator) -> dict[str, list[int]]:
     """A split of images, the same share of each class in each part."""
-    parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    by_class = []  # (val, test, train)
     for label in np.unique(labels):
         images = rng.permutation(np.flatnonzero(labels == label))
         held_out = max(1, round(HELD_OUT * len(images)))
-        parts["val"].extend(images[:held_out].tolist())
-        parts["test"].extend(images[held_out : 2 * held_out].tolist())
-        parts["train"].extend(images[2 * held_out :].tolist())
-    return {name: sorted(images) for name, images in parts.items()}
+        by_class.append(np.split(images, [held_out, 2 * held_out]))
+    val, test, train = (np.sort(np.concatenate(part)).tolist() for part in zip(*by_class, strict=True))
+    return {"train": train, "val": val, "test": test}
 
 
-def presentation_order(labels: np.ndarray, design: str, rng: np.random.Generator) -> np.ndarray:
+def presentation_order(labels: np.ndarray, design: str, rng: Generator) -> np.ndarray:
     """Images in the order in which a subject sees them: all mixed, or each class in one block."""
     if design == "interleaved":
         return rng.permutation(len(labels))
-    return np.concatenate(
-        [rng.permutation(np.flatnonzero(labels == block)) for block in rng.permutation(np.unique(labels))]
-    )
+    blocks = rng.permutation(np.unique(labels))
+    return np.concatenate([rng.permutation(np.flatnonzero(labels == block)) for block in blocks])
 
 
 def onset_times(labels: np.ndarray) -> np.ndarray:
@@ -180,39 +161,29 @@ def onset_times(labels: np.ndarray) -> np.ndarray:
     return 0.5 * position + PAUSE * (position // np.bincount(labels).max())
 
 
-def trial_lengths(count: int, rng: np.random.Generator) -> np.ndarray:
+def trial_lengths(count: int, rng: Generator) -> np.ndarray:
     """Recorded samples a trial: mostly about 500, one in a hundred so long that a length filter drops it."""
     lengths = np.minimum(491 + rng.geometric(1 / 12, count), 560)
     return np.where(rng.random(count) < 0.01, rng.integers(605, 700, count), lengths)
 
 
 def record(
-    session: Session,
-    phantom: Phantom,
-    rng: np.random.Generator,
-    gains: Gains = GAINS,
-    lengths: np.ndarray | None = None,
+    session: Session, phantom: Phantom, rng: Generator, lengths: np.ndarray | None = None
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """One subject's trials, by image: (image, position in the recording, float32 (channel, time)).
-
-    Args:
-        lengths: (image,) samples of each trial; None: `trial_lengths`. Where a trial is longer than one period, ongoing
-            EEG without any response goes on, stretch after stretch.
-    """
-    subject = Subject.drawn(rng)
-    responses = PictureResponses(subject, rng, gains)
-    ongoing = OngoingEEG(subject, rng)
+    """One subject's trials, by image: (image, position in the recording, float32 (channel, time)). `lengths` (image,)
+    are samples, None draws them. A trial longer than one period goes on with EEG without responses."""
+    subject = Subject(rng)
+    responses, ongoing = PictureResponses(subject, rng), OngoingEEG(subject, rng)
     mixing = np.concatenate([responses.topographies, ongoing.topographies], axis=1)  # (channel, source)
     count = len(session.labels)
-    order = np.empty(count, int)
-    order[presentation_order(session.labels, phantom.design, rng)] = np.arange(count)
+    order = np.argsort(presentation_order(session.labels, phantom.design, rng))  # place of each image
     potentials, powers = ongoing.drift(onset_times(session.labels), phantom.drift, rng)
-    drawn_lengths = trial_lengths(count, rng)
-    lengths = drawn_lengths if lengths is None else lengths
-    attributes = session.attributes()
+    usual = trial_lengths(count, rng)  # drawn in any case: what follows must not depend on `lengths`
+    lengths = usual if lengths is None else lengths
+    attributes = {name: np.array([getattr(stimulus, name) for stimulus in session.stimuli]) for name in ATTRIBUTES}
     (later,) = rng.spawn(1)  # of what follows a long trial; draws nothing from the others
 
-    def scalp(sources: np.ndarray, topographies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def scalp(sources: np.ndarray, topographies: np.ndarray, rng: Generator) -> np.ndarray:
         # A real mixing of complex spectra is a mixing of their real and imaginary parts, side by side.
         spectra = (topographies @ sources.view(np.float32)).view(np.complex64)  # (trial, channel, frequency)
         spectra += ongoing.sensor_noise(len(sources), rng)
@@ -226,8 +197,9 @@ def record(
         signals = scalp(np.concatenate([driven, running], axis=1), mixing, rng)  # sources (trial, source, frequency)
         for image, signal in zip(batch.tolist(), signals, strict=True):
             place = order[image]
-            if (more := stretches_needed(lengths[image]) - 1) > 0:
+            if (more := published_form.stretches_needed(lengths[image]) - 1) > 0:
                 following = ongoing.spectra(more, powers[[place] * more], later)
-                signal = joined([signal, *scalp(following, ongoing.topographies, later)], lengths[image])
+                stretches = [signal, *scalp(following, ongoing.topographies, later)]
+                signal = published_form.joined(stretches, lengths[image])
             signal = signal[:, : lengths[image]] + potentials[place, :, None]
             yield image, int(place), torch.from_numpy(signal)

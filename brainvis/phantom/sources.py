@@ -1,4 +1,6 @@
-"""What a picture does in the phantom's brain: each attribute drives sources of its own, in a way of its own.
+"""The sources in the phantom's brain: those that a picture drives, and those that run whatever is shown.
+
+Each attribute of a picture drives sources of its own, in a way of its own.
 
 | attribute | response | who can find it |
 |---|---|---|
@@ -9,21 +11,21 @@
 | background | sustained, from 150 ms on | time |
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.random import Generator
 from scipy.linalg import hadamard
 
 from brainvis.phantom import head
-from brainvis.phantom.gains import GAINS, Gains
-from brainvis.phantom.spectrum import TIMES, bursts, delays, spectra_of
-from brainvis.phantom.stimuli import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES
+from brainvis.phantom.spectrum import FREQUENCIES, TIMES, bursts, delays, random_spectra, spectra_of
+from brainvis.phantom.stimuli import POSITIONS, SHAPES
 
-# Size acts on every evoked response: larger is stronger and earlier.
-SIZE_GAINS = np.array([0.85, 1.0, 1.15], np.float32)
+# Amplitude of each response at the scalp (root mean square over channels, at its peak and of one source), in standard
+# deviations of the ongoing background: how well each attribute can be decoded. Onset is common to all.
+GAINS = {"onset": 1.0, "position": 3.2, "shape": 0.44, "colour": 0.9, "background": 2.2}
+
+SIZE_GAINS = np.array([0.85, 1.0, 1.15], np.float32)  # of every evoked response: larger is stronger and earlier
 SIZE_DELAYS = np.array([0.005, 0.0, -0.005], np.float32)  # seconds
 LATENCY_JITTER = 0.002  # standard deviation from trial to trial, seconds
 
@@ -32,26 +34,35 @@ SHAPE_LATENCIES = np.array([0.125, 0.175, 0.225, 0.275])  # seconds, of the elem
 COLOUR_BANDS = np.array([17.0, 29.0, 41.0, 67.0])  # hertz, centres; clear of alpha and of the power line
 COLOUR_PAIRS = np.array(list(combinations(range(len(COLOUR_BANDS)), 2)))  # (6, 2): the two bands of each colour
 
+# Ongoing EEG and artefacts: amplitudes in standard deviations of the ongoing background after the band-pass filter.
+BACKGROUND_SOURCES = 80
+BACKGROUND_EXPONENT = 0.75  # of the amplitude spectrum: power falls with f to the power of -1.5
+SENSOR_NOISE = 0.3
+ALPHA_BURSTS = 1.2
+BLINK_RATE = 0.05  # blinks a trial
+BLINK = 6.0
+LINE = 0.25
+SLOW_STATES = 6
+SLOW_TIME = 60.0  # seconds over which the slow states forget themselves
+
+
+def both_sides(*left: tuple) -> tuple:
+    """Dipoles (place, direction) of the left half of the brain, each followed by its mirror image on the right."""
+    return tuple(side for dipole in left for side in (dipole, tuple(np.multiply(dipole, (-1, 1, 1)))))
+
+
 # Where the sources are: millimetres in the head's coordinates, and the direction of the dipole.
-VENTRAL = (  # V4, lateral occipital, parietal and frontal, left and right
+VENTRAL = both_sides(  # V4, lateral occipital, parietal and frontal
     ((-24, -62, -14), (-0.3, -0.5, -1.0)),
-    ((24, -62, -14), (0.3, -0.5, -1.0)),
     ((-42, -58, -2), (-1.0, -0.4, 0.2)),
-    ((42, -58, -2), (1.0, -0.4, 0.2)),
     ((-26, -46, 50), (-0.2, -0.5, 1.0)),
-    ((26, -46, 50), (0.2, -0.5, 1.0)),
     ((-36, 40, 36), (-0.4, 1.0, 0.5)),
-    ((36, 40, 36), (0.4, 1.0, 0.5)),
 )
-COLOUR = (  # fusiform and V4: two sources a band
+COLOUR = both_sides(  # fusiform and V4: two sources a band
     ((-30, -52, -22), (-0.4, 0.3, -1.0)),
-    ((30, -52, -22), (0.4, 0.3, -1.0)),
     ((-16, -70, -16), (0.5, -1.0, -0.6)),
-    ((16, -70, -16), (-0.5, -1.0, -0.6)),
     ((-38, -40, -18), (-1.0, 0.0, -0.5)),
-    ((38, -40, -18), (1.0, 0.0, -0.5)),
     ((-30, -66, 6), (-1.0, -0.8, 0.6)),
-    ((30, -66, 6), (1.0, -0.8, 0.6)),
 )
 BACKGROUND = (  # V2 and V3, dorsal and ventral: one source a background
     ((-16, -66, 26), (-0.2, -1.0, 1.0)),
@@ -59,6 +70,12 @@ BACKGROUND = (  # V2 and V3, dorsal and ventral: one source a background
     ((-14, -70, -22), (-1.0, 0.1, -0.7)),
     ((14, -70, -22), (-0.2, -1.0, -0.7)),
 )
+ALPHA = (  # parietal and occipital
+    *both_sides(((-20, -66, 30), (-0.3, -1.0, 0.6))),
+    ((0, -74, 8), (0.0, -1.0, 0.2)),
+    *both_sides(((-8, -40, 62), (0.0, -0.3, 1.0))),
+)
+EYES = (((0, 80, -12), (0.0, 1.0, 0.35)),)  # the nearest the sphere has to the corneo-retinal dipoles
 
 
 def early_visual_sources() -> tuple[np.ndarray, np.ndarray]:
@@ -70,13 +87,9 @@ def early_visual_sources() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shape_codes() -> np.ndarray:
-    """Signs (shape, source, latency) of the ventral code.
-
-    Rows of a Hadamard matrix: any two shapes differ in half of all elements, while every shape has the same energy in
-    every source and at every latency, so that power alone says little about shape.
-    """
-    elements = len(VENTRAL) * len(SHAPE_LATENCIES)
-    rng = np.random.default_rng(20)  # part of the world, whatever the seed of a data set
+    """Signs (shape, source, latency) of the ventral code: rows of a Hadamard matrix. Any two shapes differ in half of
+    all elements; each has the same energy in every source and at every latency, so power alone says little."""
+    elements, rng = len(VENTRAL) * len(SHAPE_LATENCIES), np.random.default_rng(20)  # whatever the seed of a data set
     matrix = hadamard(elements)[1 + rng.permutation(elements - 1)[: len(SHAPES)]]
     return matrix[:, rng.permutation(elements)].reshape(len(SHAPES), len(VENTRAL), -1).astype(np.float32)
 
@@ -84,45 +97,29 @@ def _shape_codes() -> np.ndarray:
 SHAPE_CODES = _shape_codes()
 
 
-@dataclass(frozen=True)
 class Subject:
-    """How one head differs from the others."""
+    """How one head differs, moderately, from the others."""
 
-    gain: float  # of all responses
-    delay: float  # of all evoked responses, seconds
-    turn: float  # typical rotation of source orientations, radians
-    alpha_frequency: float  # hertz
-    alpha_gain: float
-    noise: float  # of the ongoing EEG
-
-    @classmethod
-    def drawn(cls, rng: np.random.Generator) -> Subject:
-        """A subject at random, moderately unlike the others."""
-        return cls(
-            gain=float(np.exp(rng.normal(0, 0.1))),
-            delay=float(rng.uniform(-0.004, 0.004)),
-            turn=float(np.deg2rad(rng.uniform(5, 15))),
-            alpha_frequency=float(rng.uniform(9.0, 11.5)),
-            alpha_gain=float(np.exp(rng.normal(0, 0.3))),
-            noise=float(np.exp(rng.normal(0, 0.08))),
-        )
+    def __init__(self, rng: Generator):
+        self.gain = float(np.exp(rng.normal(0, 0.1)))  # of all responses
+        self.delay = rng.uniform(-0.004, 0.004)  # of all evoked responses, seconds
+        self.turn = float(np.deg2rad(rng.uniform(5, 15)))  # typical rotation of source orientations, radians
+        self.alpha_frequency = rng.uniform(9.0, 11.5)  # hertz
+        self.alpha_gain = float(np.exp(rng.normal(0, 0.3)))
+        self.noise = float(np.exp(rng.normal(0, 0.08)))  # of the ongoing EEG
 
 
 class PictureResponses:
     """The sources of one subject that pictures drive, and their activity in each trial."""
 
-    def __init__(self, subject: Subject, rng: np.random.Generator, gains: Gains = GAINS):
+    def __init__(self, subject: Subject, rng: Generator):
         self.subject = subject
-        self.gains = gains
-        table = np.array(VENTRAL + COLOUR + BACKGROUND, float)  # (source, 2, 3)
-        early_places, early_directions = early_visual_sources()
-        places = np.concatenate([early_places, table[:, 0] / 1000])
-        directions = np.concatenate([early_directions, table[:, 1]])
+        table, (places, directions) = np.array(VENTRAL + COLOUR + BACKGROUND, float), early_visual_sources()
+        places = np.concatenate([places, table[:, 0] / 1000])  # table: (source, 2, 3)
+        directions = np.concatenate([directions, table[:, 1]])
         self.topographies = head.topographies(places, head.rotated(directions, subject.turn, rng))  # (channel, source)
         ends = np.cumsum([len(POSITIONS), len(VENTRAL), len(COLOUR), len(BACKGROUND)])
-        self.early, self.ventral, self.colour, self.background = (
-            slice(start, end) for start, end in zip([0, *ends], ends, strict=False)
-        )
+        self.early, self.ventral, self.colour, self.background = map(slice, [0, *ends[:-1]], ends)
 
         onset = bursts(1, 0.09, 0.016, 11, 0) - bursts(0.8, 0.16, 0.03, 8, 0) + bursts(0.5, 0.24, 0.04, 5, 0)
         self.onset_wave = spectra_of(onset)  # (frequency,)
@@ -132,48 +129,79 @@ class PictureResponses:
         plateau = 1 / (1 + np.exp(-(TIMES - 0.18) / 0.012)) - 1 / (1 + np.exp(-(TIMES - 0.46) / 0.03))
         self.background_wave = spectra_of(plateau)
 
-    def spectra(self, attributes: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-        """Activity of every source in trials that show pictures with these attributes.
-
-        Args:
-            attributes: "shape", "colour", "size", "position", "background" -> (trial,) indices.
-            rng: of what differs from trial to trial: latency, and phase, amplitude and latency of induced bursts.
-
-        Returns:
-            complex64 (trial, source, frequency).
-        """
-        count = len(attributes["shape"])
-        size = attributes["size"]
+    def spectra(self, attributes: dict[str, np.ndarray], rng: Generator) -> np.ndarray:
+        """Activity complex64 (trial, source, frequency) in trials that show pictures with these attributes (trial,).
+        Latencies, and phases and amplitudes of induced bursts, are random."""
+        count, size = len(attributes["size"]), attributes["size"]
         spectra = np.zeros((count, self.topographies.shape[1], self.onset_wave.shape[0]), np.complex64)
-
         delay = self.subject.delay + SIZE_DELAYS[size] + rng.normal(0, LATENCY_JITTER, count)
         evoked = delays(delay) * (self.subject.gain * SIZE_GAINS[size])[:, None].astype(np.float32)  # (trial, freq.)
         trials = np.arange(count)
-        early = spectra[:, self.early]
-        early[:, POSITIONS.index("centre")] += self.gains.onset * evoked * self.onset_wave
-        early[trials, attributes["position"]] += self.gains.position * evoked * self.position_wave
-        spectra[:, self.ventral] = self.gains.shape * evoked[:, None] * self.shape_waves[attributes["shape"]]
-        sustained = spectra[:, self.background]
-        sustained[trials, attributes["background"]] = self.gains.background * evoked * self.background_wave
-
+        early, sustained = spectra[:, self.early], spectra[:, self.background]
+        early[:, POSITIONS.index("centre")] += GAINS["onset"] * evoked * self.onset_wave
+        early[trials, attributes["position"]] += GAINS["position"] * evoked * self.position_wave
+        spectra[:, self.ventral] = GAINS["shape"] * evoked[:, None] * self.shape_waves[attributes["shape"]]
+        sustained[trials, attributes["background"]] = GAINS["background"] * evoked * self.background_wave
         spectra[:, self.colour] = self.subject.gain * self.induced(attributes["colour"], rng)
         return spectra
 
-    def induced(self, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def induced(self, colour: np.ndarray, rng: Generator) -> np.ndarray:
         """Bursts of the two bands of each colour, each in the two sources of its band: (trial, source, frequency)."""
         count, bands = len(colour), len(COLOUR_BANDS)
         active = (COLOUR_PAIRS[colour][:, :, None] == np.arange(bands)).any(axis=1)  # (trial, band)
         shape = (count, bands, 2)
-        amplitude = self.gains.colour * active[..., None] * np.exp(rng.normal(0, 0.15, shape))
-        waveforms = bursts(
-            amplitude=amplitude,
-            centre=rng.normal(0.25, 0.03, shape),
-            width=0.09,
-            frequency=COLOUR_BANDS[:, None] + rng.normal(0, 1.0, shape),
-            phase=rng.uniform(0, 2 * np.pi, shape),
-        )
+        amplitude = GAINS["colour"] * active[..., None] * np.exp(rng.normal(0, 0.15, shape))
+        centre, frequency = rng.normal(0.25, 0.03, shape), COLOUR_BANDS[:, None] + rng.normal(0, 1.0, shape)
+        waveforms = bursts(amplitude, centre, 0.09, frequency, phase=rng.uniform(0, 2 * np.pi, shape))
         return spectra_of(waveforms).reshape(count, 2 * bands, -1)
 
 
-assert len(COLOUR_PAIRS) == len(COLOURS) and len(COLOUR) == 2 * len(COLOUR_BANDS)
-assert len(BACKGROUND) == len(BACKGROUNDS) and len(SIZE_GAINS) == len(SIZES)
+class OngoingEEG:
+    """The sources of one subject that run whatever is shown."""
+
+    def __init__(self, subject: Subject, rng: Generator):
+        self.subject = subject
+        places, directions = head.random_sources(BACKGROUND_SOURCES, rng)
+        table = np.array(ALPHA + EYES, float)
+        directions = np.concatenate([directions, head.rotated(table[:, 1], subject.turn, rng)])
+        fields = head.topographies(np.concatenate([places, table[:, 0] / 1000]), directions)
+        line = rng.standard_normal((fields.shape[0], 1)).astype(np.float32)  # cables, not sources, bring in the line
+        self.topographies = np.concatenate([fields, line], axis=1)  # (channel, source)
+        self.amplitude = FREQUENCIES**-BACKGROUND_EXPONENT
+        self.slow_pattern = rng.standard_normal((SLOW_STATES, fields.shape[0])).astype(np.float32) / SLOW_STATES**0.5
+        self.slow_modulation = rng.standard_normal((SLOW_STATES, BACKGROUND_SOURCES + len(ALPHA))) / SLOW_STATES**0.5
+
+    def spectra(self, count: int, gains: np.ndarray, rng: Generator) -> np.ndarray:
+        """Activity complex64 (trial, source, frequency); `gains` (trial, source) are those of the slow drift, for the
+        background and alpha sources."""
+        background = random_spectra((count, BACKGROUND_SOURCES), self.amplitude, rng)
+        background *= self.subject.noise / np.sqrt(BACKGROUND_SOURCES)
+        shape = (count, len(ALPHA))
+        amplitude = ALPHA_BURSTS * self.subject.alpha_gain / np.sqrt(len(ALPHA)) * rng.exponential(1.0, shape)
+        centre, width = rng.uniform(-0.1, 0.6, shape), rng.uniform(0.08, 0.16, shape)
+        frequency = self.subject.alpha_frequency + rng.normal(0, 0.4, shape)
+        alpha = bursts(amplitude, centre, width, frequency, phase=rng.uniform(0, 2 * np.pi, shape))
+        blink = BLINK * (rng.random((count, 1)) < BLINK_RATE) * rng.uniform(0.5, 1.5, (count, 1))
+        blinks = bursts(blink, rng.uniform(0.0, 0.55, (count, 1)), 0.05, 0, 0)
+        line = bursts(LINE, 0.25, 10.0, 50.0, rng.uniform(0, 2 * np.pi, (count, 1)))
+        rest = spectra_of(np.concatenate([alpha, blinks, line], axis=1))
+        spectra = np.concatenate([background, rest], axis=1)
+        spectra[:, : gains.shape[1]] *= gains[..., None].astype(np.float32)
+        return spectra
+
+    def sensor_noise(self, count: int, rng: Generator) -> np.ndarray:
+        """Independent, white noise of the electrodes, complex64 (trial, channel, frequency)."""
+        return SENSOR_NOISE * random_spectra((count, len(self.topographies)), np.ones(len(FREQUENCIES)), rng)
+
+    def drift(self, times: np.ndarray, amplitude: float, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Slow drift of a recording: states that wander over minutes move potentials and the power of all sources. From
+        onset times (trial,) in ascending seconds, and the standard deviation of the slow potentials relative to the
+        ongoing EEG: potentials (trial, channel) and gains (trial, source) of background and alpha sources."""
+        states = np.empty((len(times), SLOW_STATES))
+        states[0] = rng.standard_normal(SLOW_STATES)
+        kept = np.exp(-np.diff(times) / SLOW_TIME)  # of an Ornstein-Uhlenbeck process, from trial to trial
+        steps = rng.standard_normal((len(times) - 1, SLOW_STATES)) * np.sqrt(1 - kept**2)[:, None]
+        for trial, (keep, step) in enumerate(zip(kept, steps, strict=True), start=1):
+            states[trial] = keep * states[trial - 1] + step
+        gains = np.exp(0.3 * amplitude * states @ self.slow_modulation)
+        return amplitude * states.astype(np.float32) @ self.slow_pattern, gains

@@ -1,12 +1,10 @@
 """The phantom's signals are made as spectra: delays, filters and coloured noise are then one multiplication each.
 
-One trial is one period of `SAMPLES` samples. The part after the end of the recorded trial is padding, in which what a
-filter rings and what wraps around disappears.
+One trial is one period of `SAMPLES` samples; what a filter rings and what wraps around is in the padding at its end.
 """
 
-from __future__ import annotations
-
 import numpy as np
+from numpy.random import Generator
 from scipy import fft
 
 SAMPLING_RATE = 1000.0  # hertz
@@ -40,7 +38,7 @@ def delays(seconds: np.ndarray) -> np.ndarray:
     return np.exp(-2j * np.pi * np.asarray(seconds)[..., None] * FREQUENCIES).astype(np.complex64)
 
 
-def random_spectra(shape: tuple[int, ...], amplitude: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def random_spectra(shape: tuple[int, ...], amplitude: np.ndarray, rng: Generator) -> np.ndarray:
     """Gaussian noise (*shape, frequency) with an amplitude spectrum (frequency,), scaled to a standard deviation of one
     after the band-pass filter."""
     parts = rng.standard_normal((*shape, len(FREQUENCIES), 2), dtype=np.float32)
@@ -53,15 +51,9 @@ def random_spectra(shape: tuple[int, ...], amplitude: np.ndarray, rng: np.random
 def bursts(
     amplitude: np.ndarray, centre: np.ndarray, width: np.ndarray, frequency: np.ndarray, phase: np.ndarray
 ) -> np.ndarray:
-    """Oscillations under a Gaussian envelope, (..., SAMPLES); all arguments broadcast to (...).
-
-    Args:
-        amplitude: of the peak.
-        centre: of the envelope, seconds.
-        width: standard deviation of the envelope, seconds.
-        frequency: hertz; 0 with phase 0 leaves the envelope alone.
-        phase: at the centre, radians.
-    """
+    """Oscillations under a Gaussian envelope, (..., SAMPLES); all arguments broadcast to (...). `centre` and `width`
+    (standard deviation) of the envelope are in seconds, `frequency` in hertz, `phase` in radians at the centre.
+    Frequency 0 with phase 0 leaves the envelope alone."""
     arguments = np.broadcast_arrays(amplitude, centre, width, frequency, phase)
     amplitude, centre, width, frequency, phase = (np.asarray(a, np.float32)[..., None] for a in arguments)
     time = TIMES.astype(np.float32) - centre

@@ -17,7 +17,7 @@ OPEN = """
 import sys, time, resource
 from pathlib import Path
 import torch
-from brainvis.datasets import load_dataset
+from brainvis.data import load_dataset
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()
 data = load_dataset("eegcvpr40", folder=Path(sys.argv[1]))

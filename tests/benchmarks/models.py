@@ -12,11 +12,12 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from brainvis.alignment import AlignedEncoder, AlignmentNetwork, semantic_interpolation_loss
 from brainvis.configuration import PRESETS
-from brainvis.frequency_branch import FrequencyClassifier, FrequencyEncoder, amplitude_spectrum
-from brainvis.fusion import TimeFrequencyEncoder
-from brainvis.time_branch import LatentMaskedModel, TimeClassifier, TimeEncoder
+from brainvis.models.alignment import AlignedEncoder, AlignmentNetwork, semantic_interpolation_loss
+from brainvis.models.frequency import FrequencyEncoder
+from brainvis.models.fusion import FusedEncoder
+from brainvis.models.spectrum import amplitude_spectrum
+from brainvis.models.time import LatentMaskedModel, TimeEncoder
 from brainvis.training import choose_device
 
 CHANNELS, SAMPLES, RATE, CLASSES = 128, 440, 1000.0, 40
@@ -55,19 +56,18 @@ def main() -> None:
     config, device = PRESETS[arguments.preset], choose_device()
     shape = (77, 768) if arguments.preset == "paper" else (16, 96)
     trials = torch.randn(arguments.batch, CHANNELS, SAMPLES, device=device)
-    states = torch.randn(arguments.batch, *shape, device=device)
+    embeddings = torch.randn(arguments.batch, *shape, device=device)
 
-    time_encoder = TimeEncoder(CHANNELS, SAMPLES, config.time)
-    frequency_encoder = FrequencyEncoder(CHANNELS, SAMPLES, RATE, config.frequency)
-    masked = LatentMaskedModel(time_encoder, config.time).to(device)
-    time_branch = TimeClassifier(time_encoder, CLASSES).to(device)
-    frequency_branch = FrequencyClassifier(frequency_encoder, CLASSES).to(device)
-    joined = TimeFrequencyEncoder(time_encoder, frequency_encoder, CLASSES).to(device)
+    trial = {"n_chans": CHANNELS, "n_times": SAMPLES, "sfreq": RATE}
+    masked = LatentMaskedModel(TimeEncoder(**trial, config=config.time)).to(device)
+    time_branch = TimeEncoder(**trial, n_outputs=CLASSES, config=config.time).to(device)
+    frequency_branch = FrequencyEncoder(**trial, n_outputs=CLASSES, config=config.frequency).to(device)
+    joined = FusedEncoder(**trial, n_outputs=CLASSES, configuration=config).to(device)
     network = AlignmentNetwork(joined.width + CLASSES, shape, config.alignment)
     aligned = AlignedEncoder(joined, network).to(device)
 
     def alignment() -> torch.Tensor:
-        return semantic_interpolation_loss(aligned(trials)[0], states, states, config.alignment)["loss"]
+        return semantic_interpolation_loss(aligned(trials)[0], embeddings, embeddings, config.alignment)["loss"]
 
     calls = {
         "amplitude spectrum": lambda: amplitude_spectrum(trials, RATE, config.frequency.highest_frequency),
@@ -78,7 +78,7 @@ def main() -> None:
         "alignment": alignment,
     }
     heads, width = config.time.heads, config.time.width // config.time.heads
-    for units in (time_encoder.units, time_encoder.units - masked.masked_units):
+    for units in (time_branch.units, time_branch.units - masked.masked_units):
         for attention in (explicit, fused):
             parts = torch.randn(3, arguments.batch, heads, units, width, device=device, requires_grad=True)
             for dropout in (0.0, config.time.dropout):

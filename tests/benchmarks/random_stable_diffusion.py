@@ -19,12 +19,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from original_layout import write_safetensors
-from tiny_backbone import random_pipeline
+from helpers.original_layout import write_safetensors
+from helpers.tiny_backbone import random_pipeline
 
-from brainvis.backbone import load_backbone
-from brainvis.paths import write_aside
-from brainvis.stable_diffusion import CONFIGURATION
+from brainvis.files import write_aside
+from brainvis.generation.stable_diffusion import CONFIGURATION, load_stable_diffusion
 
 
 def write(target: Path, single_file: bool, seed: int) -> None:
@@ -39,7 +38,7 @@ def write(target: Path, single_file: bool, seed: int) -> None:
 def load(target: Path) -> None:
     """Load it, and print what that took and what came out."""
     start = time.perf_counter()
-    backbone = load_backbone(target)
+    backbone = load_stable_diffusion(target)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     pipeline = backbone.pipeline
@@ -49,12 +48,12 @@ def load(target: Path) -> None:
         weights = sum(parameter.numel() for parameter in getattr(pipeline, part).parameters())
         print(f"{part}: {weights / 1e6:.1f} million parameters")
     with torch.inference_mode():
-        states = backbone.text_states(["a photo of a cat"])
+        states = backbone.text_embeddings(["a photo of a cat"])
         size = pipeline.unet.config.sample_size
         latents = torch.randn(1, 4, size, size, generator=torch.manual_seed(0)).to(backbone.device, backbone.dtype)
         start = time.perf_counter()
         noise = pipeline.unet(latents, 500, states.to(latents)).sample.float()
-    print(f"text states: mean {states.mean():.6f}, standard deviation {states.std():.6f}")
+    print(f"text embeddings: mean {states.mean():.6f}, standard deviation {states.std():.6f}")
     print(f"UNet: mean {noise.mean():.6f}, standard deviation {noise.std():.6f}, {time.perf_counter() - start:.1f} s")
 
 

@@ -1,0 +1,163 @@
+"""What could make a number too good: the same recording twice, the same picture on both sides of a split, gaps.
+
+All is found by content (samples, decoded pixels), not by name, and only if it is equal to the last bit: a picture that
+was stored again at another quality is not, nor is a recording shifted by a sample.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from brainvis.data.dataset import EEGDataset
+from brainvis.data.source import DatasetError
+
+EXAMPLES = 3
+THREADS = 4  # decode pictures; more gain nothing
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One question asked of the data: how often it is so, and where first."""
+
+    question: str
+    count: int
+    examples: tuple[str, ...]
+    leak: bool  # whether a count above zero can make a test score too good
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All findings, by a short name."""
+
+    findings: dict[str, Finding]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts alone, for results."""
+        return {name: finding.count for name, finding in self.findings.items()}
+
+    @property
+    def rows(self) -> list[dict[str, object]]:
+        """One row a question, for a table."""
+        found = self.findings.values()
+        return [{"question": f.question, "count": f.count, "for example": "; ".join(f.examples)} for f in found]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether anything here can make a test score too good."""
+        leaks = [f"{f.question}: {f.count}" for f in self.findings.values() if f.leak and f.count]
+        if not leaks:
+            return "Nothing was found twice across the parts of the split: no score is too good for that reason."
+        return "TEST SCORES MAY BE TOO GOOD. " + "; ".join(leaks) + "."
+
+
+def audit(data: EEGDataset) -> Audit:
+    """Ask all questions of a data set: seconds for the trials, a few more for reading every picture."""
+    findings: dict[str, Finding] = {}
+
+    def note(name: str, question: str, cases: Iterable[str], leak: bool = False) -> None:
+        cases = tuple(cases)
+        findings[name] = Finding(question, len(cases), cases[:EXAMPLES], leak)
+
+    used = {trial: name for name, trials in data.splits.items() for trial in trials.tolist()}
+    subjects, part = data.subjects.tolist(), [used.get(trial) for trial in range(len(data))]
+    pictures = [None if image < 0 else data.image_ids[image] for image in data.images.tolist()]  # by trial
+
+    def describe(trials: list[int]) -> str:
+        return " = ".join(
+            f"trial {trial} (subject {subjects[trial]}, {pictures[trial] or 'no picture'}, {part[trial] or 'unused'})"
+            for trial in trials[:EXAMPLES]
+        )
+
+    twins = identical_trials(data)
+    note("identical_trials", "recordings that are there more than once", map(describe, twins))
+    for name, where, values in (
+        ("identical_across_subjects", "under two subjects", subjects),
+        ("identical_across_pictures", "under two pictures", pictures),
+        ("identical_across_parts", "in two parts of the split", part),
+    ):
+        apart = (trials for trials in twins if len({values[trial] for trial in trials} - {None}) > 1)
+        note(name, f"the same recording {where}", map(describe, apart), leak=values is part)
+
+    content, missing = picture_contents(data)
+    if data.has_images:
+        names = (" = ".join(data.image_ids[image] for image in group) for group in _groups(content.tolist()))
+        note("identical_pictures", "the same picture under two names", names)
+        note("pictures_without_file", "pictures whose file is missing or damaged", missing)
+    shown = defaultdict(lambda: (set(), set()))  # content -> names and parts under which it is shown
+    for image, picture, name in zip(data.images.tolist(), pictures, part, strict=True):
+        if picture is not None and name is not None:
+            names, parts = shown[int(content[image])]
+            names.add(picture)
+            parts.add(name)
+    in_two = [(" = ".join(sorted(names)), parts) for names, parts in shown.values() if len(parts) > 1]
+    cases = (f"{names} in {' and '.join(sorted(parts, key=list(data.splits).index))}" for names, parts in in_two)
+    note("pictures_across_parts", "pictures in two parts of the split", cases, leak=True)
+
+    gaps, lacking = [(str(subject), data.image_ids[image]) for subject, image in missing_trials(data)], {}
+    for subject, name in gaps:
+        lacking.setdefault(name, []).append(subject)
+    most = sorted(lacking, key=lambda name: -len(lacking[name]))
+    cases = (f"{name} lacks subject {', '.join(lacking[name])}" for name in most)
+    note("pictures_not_for_all", "pictures without a usable trial of some subjects", cases)
+    cases = (f"subject {subject}, {name}" for subject, name in gaps)
+    note("missing_trials", "pairs of subject and picture without a usable trial", cases)
+    return Audit(findings)
+
+
+def identical_trials(data: EEGDataset) -> list[list[int]]:
+    """Groups of trials whose samples are all the same, each in ascending order. One channel tells almost all trials
+    apart, so that of a mapped array little is read; only trials that agree there are compared as a whole."""
+    middle, found = data.trials[:, data.trials.shape[1] // 2].contiguous().numpy(), []  # (trial, time)
+    for alike in _groups(map(_hash, middle)):
+        whole = (_hash(data.trials[trial].contiguous().numpy()) for trial in alike)
+        found += [[alike[place] for place in group] for group in _groups(whole)]
+    return found
+
+
+def picture_contents(data: EEGDataset) -> tuple[Tensor, list[str]]:
+    """What each picture shows, as a number that equal pictures share, (image,) int64; and what could not be read. Equal
+    means: the same size and the same decoded RGB pixels. A picture that cannot be read is equal to none."""
+    count = len(data.image_ids)
+    if not data.has_images:
+        return torch.arange(count), []
+
+    def read(image: int) -> Hashable:
+        try:
+            picture = data.image(image)
+        except DatasetError:
+            return None
+        return picture.size, _hash(picture.tobytes())
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        contents = list(tqdm(pool.map(read, range(count)), total=count, desc="pictures", unit="picture"))
+    missing = [name for name, content in zip(data.image_ids, contents, strict=True) if content is None]
+    first: dict[Hashable, int] = {}
+    numbers = [image if content is None else first.setdefault(content, image) for image, content in enumerate(contents)]
+    return torch.tensor(numbers, dtype=torch.int64), missing
+
+
+def missing_trials(data: EEGDataset) -> list[tuple[int, int]]:
+    """Pairs (subject, image) without a usable trial, of pictures that at least one other subject has seen."""
+    known = data.images >= 0
+    seen = set(zip(data.subjects[known].tolist(), data.images[known].tolist(), strict=True))
+    images = data.images[known].unique().tolist()
+    return [(s, image) for s in data.subjects[known].unique().tolist() for image in images if (s, image) not in seen]
+
+
+def _groups(values: Iterable[Hashable]) -> list[list[int]]:
+    """Places of values that are there more than once, in order of their first."""
+    places = defaultdict(list)
+    for place, value in enumerate(values):
+        places[value].append(place)
+    return [group for group in places.values() if len(group) > 1]
+
+
+def _hash(content) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -1,0 +1,189 @@
+"""`EEGDataset`: what every adapter returns and every stage reads, checked once when it is made."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NoReturn, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from brainvis.data.source import DatasetError
+
+SPLITS = ("train", "val", "test")
+PER_TRIAL = ("labels", "subjects", "images", "lengths", "order")
+IMAGE_SUFFIXES = (".JPEG", ".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Which trials a model learns from, which choose its best epoch, and which judge it: indices of trials."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    protocol: str
+
+    @property
+    def honest(self) -> bool:
+        """Whether the test trials had no say in choosing the model."""
+        return not torch.isin(self.validation, self.test).any()
+
+
+@dataclass(frozen=True, eq=False)
+class EEGDataset:
+    """Trials of all subjects and what was shown in them: every number that a model needs is read from here.
+    DatasetError: trials that are not finite, numbers out of range, splits that overlap, tensors that do not fit."""
+
+    name: str
+    trials: Tensor  # (trial, channel, time) float32
+    sampling_rate: float  # hertz
+    start: float  # seconds of the first sample, relative to the onset of the stimulus
+    channels: tuple[str, ...]
+    montage: str | None  # a name for mne.channels.make_standard_montage; None: positions unknown
+    labels: Tensor  # (trial,) int64
+    subjects: Tensor  # (trial,) int64, as named in the files (1, 2, ...)
+    images: Tensor  # (trial,) int64, index into image_ids; -1: no image
+    image_ids: tuple[str, ...]
+    class_names: tuple[str, ...]  # by label
+    captions: dict[str, str]  # image id -> caption; may be empty
+    image_folder: Path | None  # <image_folder>/<WordNet id>/<image id>.JPEG
+    splits: dict[str, Tensor]  # "train", "val", "test" -> (n,) int64, indices of trials
+    lengths: Tensor  # (trial,) int64, recorded samples before the window was cut
+    order: Tensor | None  # (trial,) int64, position in the subject's recording; None: unknown
+    fingerprint: str  # what the data are made from
+    notes: tuple[str, ...] = ()  # what a reader must know: dropped trials, unused trials, ...
+    checked: bool = False  # the adapter has seen that all trials are finite: they need not be read for it again
+
+    def __post_init__(self):
+        if self.trials.ndim != 3 or self.trials.dtype != torch.float32:
+            found = f"{self.trials.dtype} {tuple(self.trials.shape)}"
+            self._reject(f"trials must be float32 (trial, channel, time), not {found}: a mistake of the adapter")
+        if not len(self):
+            self._reject("no trial is left. Check the length filter and the subject")
+        if len(self.channels) != self.trials.shape[1]:
+            self._reject(f"{len(self.channels)} channel names for {self.trials.shape[1]} channels")
+        for what, values in self._per_trial.items():
+            if values.shape != (len(self),) or values.dtype != torch.int64:
+                found = f"{values.dtype} {tuple(values.shape)}"
+                self._reject(f"{what} must be int64 ({len(self)},), not {found}: a mistake of the adapter")
+        if not self.checked:
+            self._check_finite()
+        self._check_range("label", self.labels, 0, len(self.class_names), "class_names")
+        self._check_range("image", self.images, -1, len(self.image_ids), "image_ids")
+        self._check_splits()
+
+    @property
+    def _per_trial(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in PER_TRIAL if getattr(self, name) is not None}
+
+    def _reject(self, what: str) -> NoReturn:
+        raise DatasetError(f"{self.name}: {what}.")
+
+    def _check_finite(self):
+        # The sum of a trial is finite if and only if (short of overflow, which isfinite then settles) all of it is;
+        # a mask of the whole array would cost a quarter of the data in memory.
+        for trial in torch.nonzero(~self.trials.sum(dim=(1, 2)).isfinite()).flatten().tolist():
+            if bad := int((~self.trials[trial].isfinite()).sum()):
+                what = f"trial {trial} (subject {int(self.subjects[trial])}) has {bad} values that are not finite"
+                self._reject(f"{what}. Repair or remove it; nothing was loaded")
+
+    def _check_range(self, what: str, values: Tensor, lowest: int, end: int, names: str):
+        for trial in torch.nonzero((values < lowest) | (values >= end)).flatten()[:1].tolist():
+            allowed = f"{names} holds {end} (allowed {lowest} to {end - 1})"
+            self._reject(f"trial {trial} has {what} {int(values[trial])}, but {allowed}. Repair the {what} or the list")
+
+    def _check_splits(self):
+        if tuple(self.splits) != SPLITS:
+            self._reject(f"splits are {tuple(self.splits)}, expected {SPLITS}")
+        seen = torch.zeros(len(self), dtype=torch.int64)
+        for name, indices in self.splits.items():
+            for wrong in indices[(indices < 0) | (indices >= len(self))][:1].tolist():
+                self._reject(f"split {name} names trial {wrong}, but there are {len(self)} trials")
+            seen += torch.bincount(indices, minlength=len(self))
+            for trial in torch.nonzero(seen > 1).flatten()[:1].tolist():
+                what = f"trial {trial} is more than once in the splits (again in {name})"
+                self._reject(f"{what}. A test trial seen in training makes every score too good: repair the split file")
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def __repr__(self) -> str:
+        trials, channels, samples = self.trials.shape
+        signal = f"{trials} trials x {channels} channels x {samples} samples at {self.sampling_rate:g} Hz"
+        shown = f"{len(self.class_names)} classes, {len(self.image_ids)} images"
+        parts = ", ".join(f"{name} {len(indices)}" for name, indices in self.splits.items())
+        return f"EEGDataset({self.name}: {signal}, {len(self.subjects.unique())} subjects, {shown}; {parts})"
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the pictures themselves are at hand."""
+        return self.image_folder is not None
+
+    @property
+    def signature(self) -> dict[str, float]:
+        """What every encoder has to know of a trial: `n_chans`, `n_times`, and `sfreq` in hertz."""
+        return {"n_chans": len(self.channels), "n_times": self.trials.shape[-1], "sfreq": self.sampling_rate}
+
+    @cached_property
+    def times(self) -> Tensor:
+        """(time,) seconds relative to the onset of the stimulus."""
+        return self.start + torch.arange(self.trials.shape[-1], dtype=torch.float64) / self.sampling_rate
+
+    def select(self, trials: Tensor) -> Self:
+        """The data set of some trials only (indices, or a mask), in that order; splits are re-indexed."""
+        if trials.dtype == torch.bool:
+            trials = torch.nonzero(trials).flatten()
+        new_index = torch.full((len(self),), -1, dtype=torch.int64)
+        new_index[trials] = torch.arange(len(trials))
+        moved = {name: new_index[indices] for name, indices in self.splits.items()}
+        splits = {name: indices[indices >= 0] for name, indices in moved.items()}
+        per_trial = {name: values[trials] for name, values in self._per_trial.items()}
+        return replace(self, trials=self.trials[trials], splits=splits, **per_trial)
+
+    def of_subject(self, subject: int) -> Self:
+        """The trials of one subject, DatasetError if there are none; class names and image ids stay those of all."""
+        if not (own := self.subjects == subject).any():
+            there_are = ", ".join(map(str, self.subjects.unique().tolist()))
+            raise DatasetError(f"{self.name} has no subject {subject}: choose one of {there_are}.")
+        return self.select(own)
+
+    def partition(self, protocol: str) -> Partition:
+        """Training, validation and test trials under a protocol; DatasetError if one of these parts has no trials.
+        `clean` chooses on validation trials and touches the test trials once. `paper` does what the authors' release
+        does, for comparison only: it trains on train and val together and chooses on test."""
+        if protocol not in ("clean", "paper"):
+            raise DatasetError(f"Unknown protocol {protocol!r}: choose one of clean, paper.")
+        for name in (name for name, indices in self.splits.items() if not len(indices)):
+            self._reject(f"split {name} is empty. Choose another split, split_index or subject, or give the data one")
+        train, validation, test = (self.splits[name] for name in SPLITS)
+        if protocol == "paper":
+            train, validation = torch.cat([train, validation]), test
+        return Partition(train, validation, test, protocol)
+
+    def image_path(self, image: int) -> Path:
+        """File of the picture with index `image`; DatasetError if there is no such picture, or its file is missing."""
+        if not self.has_images:
+            raise DatasetError(f"{self.name} has no images: put the image tree beside the EEG file (image/<id>/...).")
+        if not 0 <= image < len(self.image_ids):
+            self._reject(f"there is no image {image}; there are {len(self.image_ids)}")
+        name = self.image_ids[image]
+        stem = self.image_folder / name.split("_")[0] / name
+        for path in (stem.with_name(name + suffix) for suffix in IMAGE_SUFFIXES):
+            if path.is_file():
+                return path
+        trials = torch.nonzero(self.images == image).flatten().tolist()
+        where = f"shown in trial {trials[0]}" if trials else "never shown"
+        wrong = f"the file of image {image} ({name}, {where}) is missing"
+        wanted = f"{stem} with one of {', '.join(IMAGE_SUFFIXES)}"
+        self._reject(f"{wrong}: no {wanted}. Restore it, or move the whole image folder away to work without images")
+
+    def image(self, image: int) -> Image.Image:
+        """The picture with index `image`, RGB; DatasetError if its file is missing or cannot be read as a picture."""
+        path = self.image_path(image)
+        try:
+            with Image.open(path) as picture:
+                return picture.convert("RGB")
+        except OSError as error:
+            raise DatasetError(f"{path} cannot be read as a picture ({error}). Restore it.") from error

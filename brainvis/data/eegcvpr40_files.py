@@ -1,0 +1,85 @@
+"""Which of EEGCVPR40's published files are read, and how: names, choices, fingerprints. Light."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Predicate
+from pydantic import BeforeValidator, Field, StrictInt
+
+from brainvis.configuration import Configuration
+from brainvis.data.source import DatasetError, FileSettings, Source, read_yaml
+from brainvis.files import digest, file_digest
+
+SETTINGS_NAME = "eegcvpr40.yml"
+EEG_FILES = {
+    "5_95": "eeg_5_95_std.pth",
+    "14_70": "eeg_14_70_std.pth",
+    "55_95": "eeg_55_95_std.pth",
+    "raw": "eeg_signals_raw_with_mean_std.pth",
+}
+# The published files say which trials by their place in the list of all trials. The released code takes the same
+# numbers as places in a list that it has filtered to one subject first: those readings are called "..._released".
+READINGS = ("all", "single", "all_released", "single_released")
+SPLIT_FILES = {name: f"block_splits_by_image_{name.removesuffix('_released')}.pth" for name in READINGS}
+
+
+def _band(value: object) -> object:
+    """The name of a band that YAML has read as a number: 5_95 as 595, because digits may be grouped by underscores."""
+    return {name.replace("_", ""): name for name in EEG_FILES}.get(str(value), value) if type(value) is int else value
+
+
+class EEGCVPR40Settings(FileSettings):
+    """What `eegcvpr40.yml` or keyword arguments choose."""
+
+    band: Annotated[Literal[*EEG_FILES], BeforeValidator(_band)] = "5_95"  # raw is standardised by its own statistics
+    # First and end sample that are kept of each trial.
+    window: Annotated[tuple[StrictInt, StrictInt], Predicate(lambda pair: 0 <= pair[0] < pair[1])] = Field(
+        (20, 460), description="two whole numbers of samples, the first from 0 on and less than the second"
+    )
+    # Least and greatest recorded samples of a usable trial; others are dropped.
+    lengths: Annotated[tuple[StrictInt, StrictInt], Predicate(lambda pair: 1 <= pair[0] <= pair[1])] = Field(
+        (450, 600), description="two whole numbers of samples, the first from 1 on and not above the second"
+    )
+    split: Literal[*SPLIT_FILES] = "all"
+    split_index: StrictInt = Field(0, description="a whole number from 0")  # which of the file's splits
+    names: Literal["corrected", "released"] = "corrected"  # spelt right, or as in the released code
+
+
+def read_settings(folder: Path, options: dict) -> EEGCVPR40Settings:
+    """The choices of `eegcvpr40.yml` in the folder, if there is one, validated; those given as `options` win."""
+    file = folder / SETTINGS_NAME
+    content = read_yaml(file) if file.is_file() else {}
+    EEGCVPR40Settings.validated(content, file)
+    return EEGCVPR40Settings.validated({**content, **options}, "The data set eegcvpr40")
+
+
+def published_files(folder: Path, settings: EEGCVPR40Settings) -> tuple[Path, Path]:
+    """The EEG file and the split file; DatasetError if one is missing."""
+    files = folder / EEG_FILES[settings.band], folder / SPLIT_FILES[settings.split]
+    for file in files:
+        if not file.is_file():
+            raise DatasetError(f"{file} is missing. Put the published files of EEGCVPR40 into {folder}.")
+    return files
+
+
+def data_fingerprint(folder: Path, settings: EEGCVPR40Settings) -> str:
+    """Stands for the choices and the content of the files; DatasetError if one is missing."""
+    optional = [folder / name for name in ("captions.json", "class_names.json") if (folder / name).is_file()]
+    files = {file.name: file_digest(file) for file in (*published_files(folder, settings), *optional)}
+    return digest([settings.model_dump(), files])
+
+
+def load_eegcvpr40(folder: Path, configuration: Configuration, **options):  # -> EEGDataset
+    """Read the published files. `options` are fields of `EEGCVPR40Settings`; what is not given is taken from
+    `eegcvpr40.yml` in the folder, if any. DatasetError: a wrong option, file or trial."""
+    from brainvis.data.eegcvpr40 import load_published
+
+    return load_published(folder, read_settings(folder, options))
+
+
+EEGCVPR40 = Source(
+    load=load_eegcvpr40,
+    fingerprint=lambda folder, configuration, **options: data_fingerprint(folder, read_settings(folder, options)),
+    subjects=lambda folder, configuration, **_: (1, 2, 3, 4, 5, 6),
+    has_images=lambda folder, configuration, **_: (folder / "image").is_dir(),
+)

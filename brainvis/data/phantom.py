@@ -1,0 +1,70 @@
+"""The phantom as a data set: generated when it is first asked for, then read like EEGCVPR40. Light."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from brainvis.configuration import Configuration, Phantom
+from brainvis.data.eegcvpr40_files import EEGCVPR40Settings
+from brainvis.data.source import DatasetError, Source
+from brainvis.files import digest, locked, read_json
+from brainvis.phantom import phantom_identity
+
+
+def load_phantom(folder: Path, configuration: Configuration, seed: int = 0, **options):  # -> EEGDataset
+    """The phantom of `configuration.phantom` and `seed`, generated into its own folder under `folder` if need be.
+    `options` are fields of `EEGCVPR40Settings`. DatasetError: sizes that make no data set, or damaged files."""
+    from brainvis.data.eegcvpr40 import load_published
+
+    place = ensure_phantom(folder, configuration.phantom, seed)
+    data = load_published(place, EEGCVPR40Settings.validated(options, "The data set phantom"))
+    made, fingerprint = read_json(place / "phantom.json"), phantom_fingerprint(folder, configuration, seed, **options)
+    channels = tuple(made["channels"])
+    return replace(data, name="phantom", channels=channels, montage=made["montage"], fingerprint=fingerprint)
+
+
+def phantom_fingerprint(folder: Path, configuration: Configuration, seed: int = 0, **options) -> str:
+    """Stands for everything that decides the phantom; it needs no files."""
+    return digest({**phantom_identity(configuration.phantom, seed), "options": options})
+
+
+def phantom_folder(folder: Path, phantom: Phantom, seed: int) -> Path:
+    """Where the phantom of these parameters is kept: subjects x classes x images, design, seed, and a hash of all."""
+    size = f"{phantom.subjects}x{phantom.classes}x{phantom.images_per_class}"
+    return Path(folder) / f"{size}-{phantom.design}-seed{seed}-{digest(phantom_identity(phantom, seed))[:8]}"
+
+
+def ensure_phantom(folder: Path, phantom: Phantom, seed: int) -> Path:
+    """Folder of the phantom, which is generated if missing, by one of several processes; DatasetError if it cannot."""
+    place = phantom_folder(folder, phantom, seed)
+    if place.is_dir():
+        return place
+    from brainvis.phantom.recording import write_phantom
+
+    with locked(place):
+        if not place.is_dir():  # another process may have made it while this one waited
+            for remains in place.parent.glob(f".{place.name}.*.tmp"):
+                shutil.rmtree(remains)  # of a process that was killed: it holds no lock any more
+            try:
+                write_phantom(place, phantom, seed)
+            except ValueError as error:
+                raise DatasetError(str(error)) from error
+    return place
+
+
+def phantom_attributes(dataset) -> dict:
+    """The truth: shape, colour, size, position and background shown in each trial of the `EEGDataset`, as tensors
+    (trial,) of indices into the words of `brainvis.phantom.stimuli`."""
+    import torch
+
+    truth = read_json(dataset.image_folder.parent / "attributes.json")
+    shown = [truth[dataset.image_ids[image]] for image in dataset.images.tolist()]
+    return {name: torch.tensor([attributes[name] for attributes in shown]) for name in shown[0]}
+
+
+PHANTOM = Source(
+    load=load_phantom,
+    fingerprint=phantom_fingerprint,
+    subjects=lambda folder, configuration, **_: tuple(range(1, configuration.phantom.subjects + 1)),
+    has_images=lambda *_, **__: True,
+)

@@ -1,0 +1,64 @@
+"""What every data set is made of: its functions, its error, and settings that a person writes in YAML.
+
+Light, as are the modules that fill `DATASETS`: Snakemake asks for fingerprints, and waits for neither torch nor MNE.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from brainvis.files import BrainvisError
+
+
+class DatasetError(BrainvisError):
+    """Data that cannot be used: the message says which file, which trial and what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from: functions that are called as f(folder, configuration, **options)."""
+
+    load: Callable  # -> EEGDataset
+    fingerprint: Callable[..., str]  # of what `load` with the same arguments would read; cheap
+    subjects: Callable[..., tuple[int, ...]]  # their numbers, before any trial is read
+    has_images: Callable[..., bool]  # whether the pictures that were shown are at hand
+
+
+class FileSettings(BaseModel):
+    """Settings of a data set. A field's description says what it needs: messages quote it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def validated(cls, content: dict, where: object, part: str = "") -> Self:
+        """`content` as settings; DatasetError if a key is unknown or missing, or a value is not allowed. `where` it
+        comes from is the context of validators; `part` stands before a key, such as "images."."""
+        try:
+            return cls.model_validate(content, context=where)
+        except ValidationError as caught:
+            error = min(caught.errors(), key=lambda error: error["type"] != "extra_forbidden")
+            key = error["loc"][0] if error["loc"] else ""
+            if error["type"] == "value_error":
+                wrong = error["msg"].removeprefix("Value error, ")
+            elif key not in cls.model_fields:
+                wrong = f"unknown key {part}{key}; the keys are {', '.join(cls.model_fields)}"
+            else:
+                value = f"is {content[key]!r}" if key in content else "is missing"
+                needs = cls.model_fields[key].description or error["ctx"]["expected"]
+                wrong = f"the key {part}{key} {value}; it needs {needs}"
+            raise DatasetError(f"{where}: {wrong}.") from caught
+
+
+def read_yaml(file: Path) -> dict:
+    """The keys of a YAML file that have a value; DatasetError if it is not plain YAML, or no table."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} is not plain YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{file} holds no settings; it needs lines such as `window: [0, 100]`.")
+    return {key: value for key, value in content.items() if value is not None}

@@ -1,0 +1,210 @@
+"""Looks at EEG and at what models read in it: averages, spectra, shares of variance, linear probes, band occlusion.
+
+Notebooks 01 to 03 print and plot what comes out. `models.time` is not imported, not even for a type: results know their
+code by imports, and a changed loss of LMM is no reason to run 01 and 03 again.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from brainvis.data.dataset import EEGDataset, Partition
+from brainvis.data.phantom import phantom_attributes
+from brainvis.models.spectrum import amplitude_spectrum
+from brainvis.phantom.stimuli import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES
+from brainvis.training import predict
+
+# The field's bands in hertz, each from (included) to (excluded).
+BANDS = {
+    "delta": (0.5, 4.0),
+    "theta": (4.0, 8.0),
+    "alpha": (8.0, 13.0),
+    "low beta": (13.0, 20.0),
+    "high beta": (20.0, 35.0),
+    "low gamma": (35.0, 55.0),
+    "high gamma": (55.0, 100.0),
+}
+
+
+def group_means(values: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """The groups there are (group,), ascending, and the means of (trial, ...) over the trials of each (group, ...)."""
+    present, index, counts = groups.unique(return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(present), *values.shape[1:], dtype=torch.float64)
+    for rows, where in zip(values.split(256), index.split(256), strict=True):  # in float64 without a second copy
+        sums.index_add_(0, where, rows.double())
+    return present, (sums / counts.reshape(-1, *[1] * (values.ndim - 1))).float()
+
+
+def global_field_power(evoked: Tensor) -> Tensor:
+    """Standard deviation over channels: (..., channel, time) -> (..., time)."""
+    return evoked.std(dim=-2, correction=0)
+
+
+def amplitude_spectra(trials: Tensor, sampling_rate: float, highest_frequency: float | None = None) -> Tensor:
+    """Amplitude spectrum of every trial, in batches: (trial, channel, time) -> (trial, frequency, channel)."""
+    return torch.cat([amplitude_spectrum(batch, sampling_rate, highest_frequency) for batch in trials.split(256)])
+
+
+def variance_share(values: Tensor, groups: Tensor, within: Tensor) -> Tensor:
+    """Share of the variance of (trial, ...) over trials that the group (trial,) explains: epsilon squared, (...).
+
+    (SS_between - df_between MS_within) / SS_total (Kelley 1935): 0 on average without an effect, and may be negative; 1
+    if the group says all. Worked out for each of `within` (trial,), such as the subjects, then averaged by its number
+    of trials. ValueError if none has more trials than groups.
+    """
+    total, weight = torch.zeros(values.shape[1:], dtype=torch.float64), 0
+    for name in within.unique():
+        rows = torch.nonzero(within == name).flatten()
+        present, index, counts = groups[rows].unique(return_inverse=True, return_counts=True)
+        if len(present) < 2 or len(rows) <= len(present):
+            continue
+        sums = torch.zeros(len(present), *values.shape[1:], dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for batch, where in zip(rows.split(256), index.split(256), strict=True):
+            own = values[batch].double()
+            sums.index_add_(0, where, own)
+            squares += own.square_().sum(0)
+        mean_part = sums.sum(0) ** 2 / len(rows)
+        between = torch.einsum("g,g...->...", 1 / counts.double(), sums**2) - mean_part
+        all_of_it = squares - mean_part
+        mean_square = (all_of_it - between) / (len(rows) - len(present))
+        total += len(rows) * (between - (len(present) - 1) * mean_square) / all_of_it.clamp(min=1e-30)
+        weight += len(rows)
+    if not weight:
+        raise ValueError(f"{len(groups)} trials are too few for {len(groups.unique())} groups: give more trials")
+    return (total / weight).float()
+
+
+def same_class_successions(data: EEGDataset) -> tuple[Tensor, float]:
+    """How often a trial of each class (class,) is followed by one of the same class, and how often in random order.
+
+    By class, because one class alone may have been recorded in a block. NaN for a class that is never followed by
+    anything. ValueError if the order of recording is not known.
+    """
+    if data.order is None:
+        raise ValueError(f"{data.name} does not tell the order in which its trials were recorded")
+    classes = len(data.class_names)
+    same, followed, expected = torch.zeros(classes), torch.zeros(classes), 0.0
+    for subject in data.subjects.unique():
+        own = torch.nonzero(data.subjects == subject).flatten()
+        labels = data.labels[own[data.order[own].argsort()]]
+        same += torch.bincount(labels[:-1][labels[1:] == labels[:-1]], minlength=classes)
+        followed += torch.bincount(labels[:-1], minlength=classes)
+        counts = torch.bincount(labels).double()
+        expected += float((counts * (counts - 1)).sum() / len(own))  # of len(own) - 1 pairs drawn without replacement
+    return same / followed, expected / float(followed.sum())
+
+
+def known_attributes(data: EEGDataset) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+    """What the phantom's pictures show: attribute -> its words, index of each trial's word; of other data nothing."""
+    if data.name != "phantom" or not data.has_images:
+        return {}
+    words = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "position": POSITIONS, "background": BACKGROUNDS}
+    return {name: (words[name], index) for name, index in phantom_attributes(data).items()}
+
+
+def linear_probe(train_inputs: Tensor, train_labels: Tensor, inputs: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy of a ridge regression of (trial, width) onto classes (trial,); closed form, no seed."""
+    mean, deviation = train_inputs.double().mean(0), train_inputs.double().std(0).clamp(min=1e-8)
+    known = (train_inputs.double() - mean) / deviation  # (trial, width)
+    classes = int(max(train_labels.max(), labels.max())) + 1
+    targets = functional.one_hot(train_labels, classes).double()
+    average = targets.mean(0)
+    # The penalty of the squared weights is relative to the variance of one standardised input.
+    gram = known.T @ known / len(known) + 0.1 * torch.eye(known.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(gram, known.T @ (targets - average) / len(known))  # (width, class)
+    scores = (inputs.double() - mean) / deviation @ weights + average
+    return (scores.argmax(1) == labels).double().mean().item()
+
+
+def probe_encoder(encoder: nn.Module, data: EEGDataset, partition: Partition) -> float:
+    """Accuracy on the validation trials of a linear probe fitted on the encoder's embeddings of the training trials."""
+    known = []
+    for part in (partition.train, partition.validation):  # in pieces: no copy of all trials
+        known.append(torch.cat([predict(encoder.embed, data.trials[some]) for some in part.split(2048)]))
+        known.append(data.labels[part])
+    return linear_probe(*known)
+
+
+def probe_monitor(data: EEGDataset, partition: Partition, epochs: int, readings: int = 6) -> Callable:
+    """For `fit`: probes `model.encoder` about `readings` times in the course of `epochs`, the last epoch included."""
+
+    def monitor(model: nn.Module, epoch: int) -> dict:
+        due = epoch % max(1, epochs // readings) == 0 or epoch == epochs
+        return {"probe_accuracy": probe_encoder(model.encoder, data, partition)} if due else {}
+
+    return monitor
+
+
+@torch.no_grad()
+def masked_prediction(model: nn.Module, trials: Tensor, mask: Tensor) -> Any:
+    """The `MaskedPrediction` of a `LatentMaskedModel` for (trial, channel, time), without dropout, on the CPU."""
+    prediction = model.eval().predict(trials.to(model.mask_token.device), mask)
+    return replace(prediction, **{name: values.cpu() for name, values in vars(prediction).items()})
+
+
+def codebook_use(model: nn.Module, trials: Tensor) -> Tensor:
+    """How many units of the trials (trial, channel, time) have each codeword of LMM as their likeliest: (codeword,)."""
+    device = model.mask_token.device
+    tokens = predict(lambda batch: model.tokeniser(model.encoder.project(batch)).argmax(-1), trials, device=device)
+    return torch.bincount(tokens.flatten(), minlength=model.tokeniser.out_features)
+
+
+def bands_between(lowest: float, highest: float) -> dict[str, tuple[float, float]]:
+    """The bands of `BANDS` that have a frequency in [lowest, highest], in hertz, the last of them up to `highest`."""
+    bands = {name: (low, high) for name, (low, high) in BANDS.items() if high > lowest and low <= highest}
+    if bands:
+        last = list(bands)[-1]
+        bands[last] = (bands[last][0], max(bands[last][1], highest + 1e-6))
+    return bands
+
+
+def exchange_band(
+    trials: Tensor, sampling_rate: float, bands: list, subjects: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Trials (trial, channel, time) whose frequencies in `bands` come from another trial of the same subject (trial,).
+
+    What a band (from, to; hertz, `to` excluded) says about a trial's class is gone, while its amplitudes stay such as
+    the model has met: no trial has zeros there.
+    """
+    other = torch.arange(len(trials))
+    for subject in subjects.unique():
+        own = torch.nonzero(subjects == subject).flatten()
+        shuffled = own[torch.randperm(len(own), generator=generator)]
+        other[shuffled] = shuffled.roll(1)  # along one cycle: no trial is exchanged with itself
+    hertz = torch.fft.rfftfreq(trials.shape[-1], 1 / sampling_rate)
+    inside = torch.zeros_like(hertz, dtype=torch.bool)
+    for low, high in bands:
+        inside |= (hertz >= low) & (hertz < high)
+    coefficients = torch.fft.rfft(trials)
+    coefficients[..., inside] = coefficients[other][..., inside]
+    return torch.fft.irfft(coefficients, n=trials.shape[-1])
+
+
+def band_reliance(
+    logits: Callable[[Tensor], Tensor], data: EEGDataset, trials: Tensor, bands: dict, *, seed: int, repeats: int = 3
+) -> dict[str, dict[str, float]]:
+    """Accuracy of a classifier without each band, and with that band alone, exchanged between trials `repeats` times.
+
+    `logits` maps (trial, channel, time) to (trial, class); `trials` are the indices of those it reads; `bands` as in
+    `bands_between`. Returns band -> "without", "alone"; for "all bands" these are with every band exchanged, with none.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    signals, labels, subjects = data.trials[trials], data.labels[trials], data.subjects[trials]
+
+    def accuracy(values: Tensor) -> float:
+        return (logits(values).argmax(1) == labels).double().mean().item()
+
+    def exchanged(names: list[str]) -> float:
+        edges = [bands[name] for name in names]
+        runs = [exchange_band(signals, data.sampling_rate, edges, subjects, generator) for _ in range(repeats)]
+        return sum(map(accuracy, runs)) / repeats
+
+    table = {"all bands": {"without": exchanged(list(bands)), "alone": accuracy(signals)}}
+    for name in bands:
+        table[name] = {"without": exchanged([name]), "alone": exchanged([other for other in bands if other != name])}
+    return table

@@ -1,0 +1,294 @@
+"""The networks that judge pictures: a generator's own where it comes with them, else the published ones.
+
+Each published network is read when it is asked and freed when it has answered, so that never more than one is in
+memory: at most the 2.5 GB of ViT-H/14 in single precision (half of that on a GPU) and a batch of four pictures.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from textwrap import shorten
+
+import numpy as np
+import open_clip
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torchmetrics.image.fid import NoTrainInceptionV3
+from torchvision import models
+from tqdm.auto import tqdm
+
+from brainvis.data.classes import IMAGENET_INDICES
+from brainvis.data.dataset import EEGDataset
+from brainvis.files import readable_size
+from brainvis.generation import Generator
+from brainvis.generation.pictures import as_tensor
+from brainvis.generation.weights import WEIGHTS, MissingWeights, WeightsError, obtain_weights, weights_fingerprint
+from brainvis.training import choose_device
+
+# From pictures, uint8 (n, height, width, 3), to what a network says of each: "features" (n, ...) and, of a classifier,
+# the logits of "class" and of whatever else it tells apart, (n, levels); float32 on the CPU.
+Look = Callable[[NDArray[np.uint8]], dict[str, Tensor]]
+State = dict[str, Tensor]  # the tensors of a file
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A network that looks at pictures."""
+
+    name: str
+    load: Callable[[], Look]
+    fingerprint: Callable[[], str]  # of its weights: 16 hexadecimal digits
+    class_names: tuple[str, ...] = ()
+    wordnet: Mapping[str, int] = field(default_factory=dict)  # WordNet id -> class, as far as they are known
+    batch_size: int = 128
+    key: str = ""  # in `WEIGHTS`, if it is one of them
+
+    def look(self, *sets: NDArray[np.uint8]) -> list[dict[str, Tensor]]:
+        """What it says of each picture of sets (n, height, width, 3); loaded once for all of them."""
+        see = self.load()
+        said = [list(self.batches(see, images)) for images in sets]
+        return [{name: torch.cat([batch[name] for batch in batches]) for name in batches[0]} for batches in said]
+
+    def batches(self, see: Look, images: NDArray[np.uint8]) -> Iterator[dict[str, Tensor]]:
+        """What it says, a batch at a time."""
+        with tqdm(total=len(images), desc=self.name, unit="image", delay=2) as bar:
+            for start in range(0, len(images), self.batch_size):
+                # Contiguous, as the last digits of convolutions depend on the layout of the memory.
+                batch = np.ascontiguousarray(images[start : start + self.batch_size])
+                yield see(batch)
+                bar.update(len(batch))
+
+    def vocabulary(self, data: EEGDataset) -> tuple[str, ...]:
+        """Names of its classes: its own, but the data set's where both have a class, by the WordNet id of its pictures.
+
+        What torchvision calls "sorrel" is called "sorrel horse" in EEGCVPR40.
+        """
+        names = list(self.class_names)
+        for label, image in zip(data.labels.tolist(), data.images.tolist(), strict=True):
+            known = self.wordnet.get(data.image_ids[image].split("_")[0]) if image >= 0 else None
+            if known is not None:
+                names[known] = data.class_names[label]
+        return tuple(names)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a result says of the network that it comes from."""
+        return {"network": self.name, "weights": self.fingerprint()}
+
+    @property
+    def note(self) -> str:
+        """A sentence if its weights are not the published ones, else ""."""
+        if not self.key or self.fingerprint().startswith(WEIGHTS[self.key].sha256):
+            return ""
+        known, foreign = WEIGHTS[self.key], "are not the published ones: their sha256 begins with"
+        return f"The weights of {known.name} {foreign} {self.fingerprint()}, that of {known.file} with {known.sha256}."
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who judges the pictures of a generator; None where nobody can."""
+
+    classifier: Judge | None = None  # generation accuracy, and the attributes it knows
+    inception: Judge | None = None  # Inception Score, FID: features and logits of "class"
+    clip: Judge | None = None  # CLIP similarity: features of unit length
+    identification: Mapping[str, Judge] = field(default_factory=dict)  # two-way identification, by name of the features
+    missing: tuple[str, ...] = ()  # what is left out for want of a network, and what to do
+
+    def ways(self, wanted: int = 50) -> int:
+        """Classes that can compete for generation accuracy: `wanted`, or as many as the classifier knows."""
+        return min(wanted, len(self.classifier.class_names)) if self.classifier else wanted
+
+    def table(self) -> list[dict[str, str]]:
+        """Who judges what, one row a measure."""
+        asked = {"generation accuracy": self.classifier, "Inception Score, FID": self.inception}
+        asked |= {"CLIP similarity": self.clip}
+        asked |= {f"two-way identification by {name}": judge for name, judge in self.identification.items()}
+        files = {key: f"{weights.file}, {readable_size(weights.size)}" for key, weights in WEIGHTS.items()}
+        cells = {
+            measure: (judge.name, files.get(judge.key, "of the backbone")) if judge else ("nobody: left out", "")
+            for measure, judge in asked.items()
+        }
+        return [{"measure": measure, "judge": name, "weights": place} for measure, (name, place) in cells.items()]
+
+
+def judges_of(generator: Generator, device: torch.device | None = None) -> Judges:
+    """Who judges the pictures of a generator: its own classifier and CLIP pair, else the published networks.
+
+    Files of published networks are found, downloaded if need be, and opened, so that what is missing is known before a
+    picture is made. WeightsError: a file that is there but cannot be read.
+    """
+    missing: dict[str, str] = {}  # by file: AlexNet is asked for twice
+
+    def published(name: str) -> Judge | None:
+        try:
+            return published_judge(name, device) if NETWORKS[name].key not in missing else None
+        except MissingWeights as error:
+            missing[NETWORKS[name].key] = str(error)
+
+    clip = own_clip(generator) if generator.clip else published("CLIP")
+    if generator.judge:
+        classifier = inception = own_judge(generator)
+        identification = {"judge": classifier}
+    else:
+        classifier, inception = published("ViT-H/14"), published("Inception of FID")
+        identification = {name: published(name) for name in ("AlexNet 2", "AlexNet 5", "Inception")}
+    there = {name: judge for name, judge in (identification | {"CLIP": clip}).items() if judge}
+    return Judges(classifier, inception, clip, there, tuple(missing.values()))
+
+
+def own_judge(generator: Generator) -> Judge:
+    """The classifier that comes with a generator."""
+    network = generator.judge
+
+    def look(images: NDArray[np.uint8]) -> dict[str, Tensor]:
+        batch = as_tensor(images).to(next(network.parameters()).device)
+        with torch.inference_mode():
+            answers = {**network(batch), "features": network.features(batch)}
+        return {name: values.float().cpu() for name, values in answers.items()}
+
+    name, classes = f"judge of backbone {generator.name}", tuple(network.class_names)
+    return Judge(name, lambda: look, lambda: network.fingerprint, classes)
+
+
+def own_clip(generator: Generator) -> Judge:
+    """The CLIP pair that comes with a generator."""
+
+    def look(images: NDArray[np.uint8]) -> dict[str, Tensor]:
+        return {"features": generator.clip.image_features(images)}
+
+    return Judge(f"CLIP pair of backbone {generator.name}", lambda: look, lambda: generator.fingerprint, batch_size=64)
+
+
+def published_judge(name: str, device: torch.device | None = None) -> Judge:
+    """One of `NETWORKS`, its file found and opened; MissingWeights: it is nowhere; WeightsError: it cannot be read."""
+    network = NETWORKS[name]
+    file, wordnet = obtain_weights(network.key), IMAGENET_INDICES if network.class_names else {}
+    network.read(file)  # in vain, but for its errors: weights are mapped, not read
+    title = WEIGHTS[network.key].name + (f", {network.layer}" if network.layer else "")
+    load, fingerprint = partial(network.open, file, choose_device(device)), partial(weights_fingerprint, file)
+    return Judge(title, load, fingerprint, tuple(network.class_names), wordnet, network.batch_size, network.key)
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a published network is read and asked."""
+
+    key: str  # in `WEIGHTS`
+    build: Callable[[State], nn.Module]  # from its file's tensors, on the CPU
+    # Of one picture: the library's own, through PIL, as whoever follows its manual would; None: the network's own.
+    transform: Callable[[Image.Image], Tensor] | None
+    answer: Callable[[nn.Module, Tensor], dict[str, Tensor]] = lambda network, batch: {"features": network(batch)}
+    layer: str = ""  # that is read, where it is not the last
+    batch_size: int = 32
+    half: bool = False  # whether half precision will do on a GPU
+    class_names: Sequence[str] = ()  # ImageNet's, of a classifier
+
+    def prepare(self, images: NDArray[np.uint8]) -> Tensor:
+        """Pictures (n, height, width, 3) as the network takes them, (n, 3, height, width)."""
+        if self.transform:
+            return torch.stack([self.transform(Image.fromarray(image)) for image in images])
+        return rearrange(torch.as_tensor(images), "n h w c -> n c h w")
+
+    def read(self, file: Path) -> nn.Module:
+        """The network, frozen, with a file's weights mapped into memory; WeightsError: they are not this network's."""
+        try:
+            options = {"map_location": "cpu", "weights_only": True, "mmap": zipfile.is_zipfile(file)}
+            state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, **options)
+            return self.build(state).eval().requires_grad_(False)
+        except Exception as error:  # whatever the libraries raise for a file that is cut short or foreign
+            reason, weights = shorten(str(error) or repr(error), 300, placeholder=" ..."), WEIGHTS[self.key]
+            raise WeightsError(
+                f"{file} cannot be read as {weights.name}: {reason}\n"
+                f"It has {file.stat().st_size:,} bytes, the published file {weights.size:,}. Remove it, and it is "
+                f"downloaded again, or put the right one there ({weights.url})."
+            ) from error
+
+    def open(self, file: Path, device: torch.device) -> Look:
+        """The network on its device, ready to look at pictures; freed with what is returned."""
+        dtype = torch.float16 if self.half and device.type == "cuda" else torch.float32
+        network = self.read(file).to(device, dtype)
+        if hasattr(network, "heads"):  # half precision would make ties among a thousand classes
+            network.heads.float().register_forward_pre_hook(lambda _, given: (given[0].float(),))
+
+        def look(images: NDArray[np.uint8]) -> dict[str, Tensor]:
+            batch = self.prepare(images)
+            batch = batch.to(device, dtype if batch.is_floating_point() else batch.dtype)
+            with torch.inference_mode():
+                return {name: values.float().cpu() for name, values in self.answer(network, batch).items()}
+
+        return look
+
+
+def _filled(new: Callable[[], nn.Module], state: State) -> nn.Module:
+    """A network without memory of its own that takes over the tensors of a file."""
+    with torch.device("meta"):
+        network = new()
+    network.load_state_dict(state, assign=True)
+    return network
+
+
+def _vit(state: State) -> nn.Module:
+    return _filled(lambda: models.vit_h_14(image_size=VIT.meta["min_size"][0]), state)
+
+
+def _answer_vit(network: nn.Module, batch: Tensor) -> dict[str, Tensor]:
+    return {"class": network(batch)}
+
+
+def _alexnet(layers: int, state: State) -> nn.Module:
+    return _filled(models.alexnet, state).features[:layers]
+
+
+def _inception_v3(state: State) -> nn.Module:
+    # These weights want pictures from -1 to 1, to which `transform_input` turns them.
+    network = _filled(lambda: models.inception_v3(transform_input=True, init_weights=False), state)
+    network.fc = nn.Identity()  # what is left are the 2048 pooled features
+    return network
+
+
+def _inception_fid(state: State) -> nn.Module:
+    copy = io.BytesIO()  # torchmetrics unpickles whatever it is given: here, tensors that were read as nothing else
+    torch.save(state, copy)
+    copy.seek(0)
+    return NoTrainInceptionV3("inception-v3-compat", ["2048"], copy)
+
+
+def _answer_fid(network: nn.Module, batch: Tensor) -> dict[str, Tensor]:
+    features = network(batch)  # (n, 2048)
+    return {"features": features, "class": features @ network.fc.weight.T}  # logits without the bias, as is usual
+
+
+def _clip(state: State) -> nn.Module:
+    visual = {name[7:]: values for name, values in state.items() if name.startswith("visual.")}
+    return _filled(lambda: open_clip.CLIP(**open_clip.get_model_config("ViT-L-14-quickgelu")).visual, visual)
+
+
+def _answer_clip(network: nn.Module, batch: Tensor) -> dict[str, Tensor]:
+    return {"features": normalize(network(batch).float())}
+
+
+VIT = models.ViT_H_14_Weights.IMAGENET1K_SWAG_E2E_V1
+# Two-way identification looks at whole pictures, as its papers do (MindEye, and those on THINGS after it): they resize
+# as torchvision does, and cut nothing off. AlexNet is read at the ReLUs after its second and fifth convolution.
+WHOLE_256 = models.AlexNet_Weights.IMAGENET1K_V1.transforms(crop_size=256)
+WHOLE_342 = models.Inception_V3_Weights.IMAGENET1K_V1.transforms(crop_size=342)
+CLIP_224 = open_clip.image_transform(224, is_train=False)  # with OpenAI's mean and deviation
+
+NETWORKS = {
+    "ViT-H/14": Network(
+        "vit_h_14", _vit, VIT.transforms(), _answer_vit, batch_size=4, half=True, class_names=VIT.meta["categories"]
+    ),
+    "Inception of FID": Network("inception_fid", _inception_fid, None, _answer_fid),
+    "AlexNet 2": Network("alexnet", partial(_alexnet, 5), WHOLE_256, layer="features.4"),
+    "AlexNet 5": Network("alexnet", partial(_alexnet, 12), WHOLE_256, layer="features.11"),
+    "Inception": Network("inception_v3", _inception_v3, WHOLE_342, layer="avgpool"),
+    "CLIP": Network("clip", _clip, CLIP_224, _answer_clip, batch_size=16, half=True),
+}

@@ -1,0 +1,196 @@
+"""What a study needs from outside: each data file and each weight, found or missing, and where it comes from.
+
+Nothing is fetched, and nothing is read that takes time: this answers in a second.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from brainvis.configuration import Configuration
+from brainvis.data import DATASETS, DatasetError
+from brainvis.data import eegcvpr40_files as eegcvpr40
+from brainvis.data import recordings_files as recordings
+from brainvis.files import ROOT, BrainvisError, data_folder, read_json, readable_path, readable_size, weights_folder
+from brainvis.generation import GENERATORS, weights
+from brainvis.generation.weights import CAPTIONER, STABLE_DIFFUSION
+from brainvis.graph import load_extensions
+
+# How much the chosen run needs an item: "needed", it cannot start without; "useful", some of it is left out; "-".
+TITLES = {
+    "needed": "Needed by this run",
+    "useful": "Useful to this run: without it something is left out, and said",
+    "-": "For other runs",
+}
+EVERY, PICTURES = "01-08", "05-08"  # notebooks
+PERCEIVELAB = "github.com/perceivelab/eeg_visual_classification"
+HUB_CACHE = "the cache of huggingface_hub"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that a study needs or can make use of."""
+
+    what: str
+    found: Path | None
+    size: str  # of what is there, else of what is to be fetched
+    looked_in: str
+    source: str  # where it comes from
+    notebooks: str  # that need it
+    need: str  # by the chosen run: one of `TITLES`
+    wrong: str = ""  # why what was found cannot be used
+
+    @property
+    def state(self) -> str:
+        """In one word; in capitals where the chosen run cannot start."""
+        word = "wrong" if self.wrong else "found" if self.found else "missing"
+        return word.upper() if self.need == "needed" and word != "found" else word
+
+    @property
+    def place(self) -> str:
+        """Where it is, or what is wrong with it, or where it was looked for."""
+        return self.wrong or (readable_path(self.found) if self.found else self.looked_in)
+
+
+def check(dataset: str = "phantom", backbone: str = "phantom") -> list[Item]:
+    """Every data file and weight, those that this data set and backbone need first; DatasetError: no such data set."""
+    load_extensions()
+    if dataset not in DATASETS:
+        raise DatasetError(f"Unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}.")
+    described = {"eegcvpr40": _eegcvpr40, "recordings": _recordings}
+    items = []
+    for name in DATASETS:
+        own = described.get(name, partial(_dataset, name))(data_folder(name))
+        items += own if name == dataset else (replace(item, need="-") for item in own)
+    pictures = dataset == "eegcvpr40" or DATASETS[dataset].has_images(data_folder(dataset), Configuration())
+    return sorted([*items, *_backbones(backbone, pictures)], key=lambda item: list(TITLES).index(item.need))
+
+
+def can_start(items: Sequence[Item]) -> bool:
+    """Whether everything is there that the chosen run cannot do without."""
+    return all(item.state == "found" for item in items if item.need == "needed")
+
+
+def rows(items: Sequence[Item]) -> list[dict[str, str]]:
+    """The items in words, column by column."""
+    return [
+        {"chosen run": item.need, "what": item.what, "state": item.state, "size": item.size}
+        | {"notebooks": item.notebooks, "where": item.place, "comes from": item.source}
+        for item in items
+    ]
+
+
+def as_text(items: Sequence[Item]) -> str:
+    """The table for a terminal: an item, where it is or belongs, and whence it comes if it is not there."""
+    lines = [f"{'state':<9}{'what, and where it is or is looked for':<66}{'size':>8}   notebooks"]
+    for need, group in groupby(items, lambda item: item.need):
+        lines += ["", TITLES[need], "-" * len(TITLES[need])]
+        for item in group:
+            lines += [f"{item.state:<9}{item.what:<66}{item.size:>8}   {item.notebooks}", f"{'':<9}{item.place}"]
+            lines += [f"{'':<9}from {item.source}"] if item.state != "found" else []
+    return "\n".join(lines)
+
+
+def _file(what: str, file: Path, size: str, *rest: str) -> Item:
+    """A file; `rest` is what an item ends with, from its source on."""
+    found, size = (file, readable_size(file.stat().st_size)) if file.is_file() else (None, size)
+    return Item(what, found, size, readable_path(file), *rest)
+
+
+def _tried(function: Callable, *arguments) -> tuple[Any, str]:
+    """What a function returns, or else why it cannot."""
+    try:
+        return function(*arguments), ""
+    except BrainvisError as error:
+        return None, str(error)
+
+
+def _dataset(name: str, folder: Path) -> Iterator[Item]:
+    """The phantom, or a data set that somebody put into the table; what it needs if it is the chosen one, as below."""
+    what, made = "phantom: simulated EEG and pictures", "made when first asked for"
+    if name != "phantom":
+        _, wrong = _tried(DATASETS[name].fingerprint, folder, Configuration())
+        yield Item(f"data set: {name}", folder, "-", "", "brainvis.data.DATASETS", EVERY, "needed", wrong)
+    elif folder.is_dir():
+        yield Item(what, folder, "1 GB", "", made, EVERY, "needed")
+    else:
+        yield Item(f"{what}, {made}", ROOT / "brainvis" / "phantom", "1 GB", "", made, EVERY, "needed")
+
+
+def _eegcvpr40(folder: Path) -> Iterator[Item]:
+    settings, wrong = _tried(eegcvpr40.read_settings, folder, {})
+    settings = settings or eegcvpr40.EEGCVPR40Settings()
+    for band, name in eegcvpr40.EEG_FILES.items():
+        need = "needed" if band == settings.band else "-"
+        yield _file(f"EEGCVPR40: EEG, band {band}", folder / name, "3.1 GB", PERCEIVELAB, EVERY, need, wrong)
+    for split in ("all", "single"):
+        file, need = folder / eegcvpr40.SPLIT_FILES[split], "needed" if settings.split.startswith(split) else "-"
+        yield _file(f"EEGCVPR40: splits, {split}", file, "0.2 MB", PERCEIVELAB, EVERY, need)
+    pictures, captions = folder / "image", folder / "captions.json"
+    shown = _shown(folder, Path(eegcvpr40.EEG_FILES[settings.band]).stem)
+    found, place = pictures if pictures.is_dir() else None, readable_path(pictures) + "/<WordNet id>/<name>.JPEG"
+    lacking = [image for image in shown if not any(pictures.glob(f"{image.split('_')[0]}/{image}.*"))] if found else []
+    wrong = f"{len(lacking)} of {len(shown)} pictures are not in it, {lacking[0]} first" if lacking else ""
+    source = "ImageNet (ILSVRC 2012, training images)"
+    yield Item("EEGCVPR40: 1,996 pictures", found, "0.2 GB", place, source, PICTURES, "useful", wrong)
+    known, _ = _tried(read_json, captions, {})
+    lacking = [image for image in shown if image not in (known or {})]
+    wrong = f"{len(lacking)} of {len(shown)} pictures have no caption in it" if captions.is_file() and lacking else ""
+    source, need = "python -m brainvis caption --dataset eegcvpr40", "needed" if found else "useful"
+    yield _file("EEGCVPR40: captions", captions, "0.2 MB", source, PICTURES, need, wrong)
+    need = "useful" if wrong or not captions.is_file() else "-"  # only to make the captions
+    source = f'the hub, fetched by that command, or by: hf download {CAPTIONER} --exclude "*.bin" --exclude "*.h5"'
+    size = readable_size(weights.CAPTIONERS[CAPTIONER])
+    yield Item(f"captioner: {CAPTIONER}", weights.find_captioner(CAPTIONER), size, HUB_CACHE, source, "before 05", need)
+
+
+def _shown(folder: Path, stem: str) -> list[str]:
+    """Ids of the pictures of EEGCVPR40, once its EEG file has been read; before that, none."""
+    for file in folder.glob(f"{stem}.*.safetensors"):
+        try:
+            with safe_open(file, "numpy") as content:
+                return json.loads((content.metadata() or {})["images"])
+        except (SafetensorError, OSError, ValueError, KeyError):
+            continue  # damaged: it is made anew when the data set is opened
+    return []
+
+
+def _recordings(folder: Path) -> Iterator[Item]:
+    found = folder if folder.is_dir() else None
+    files, wrong = _tried(recordings.find_recordings, folder) if found else ([], "")
+    size = readable_size(sum(recording.file.stat().st_size for recording in files)) if files else "-"
+    what = f"recordings: {len(files)} files" if files else "recordings of your own"
+    yield Item(what, found, size, readable_path(folder) + "/<subject>/", "you", "01-04", "needed", wrong)
+    file, source = folder / recordings.SETTINGS_NAME, "brainvis/data/recordings_example.yml"
+    _, wrong = _tried(recordings.read_settings, folder) if file.is_file() else (None, "")
+    yield _file(f"recordings: {file.name}", file, "-", source, "01-04", "needed", wrong)
+
+
+def _backbones(chosen: str, drawn: bool) -> Iterator[Item]:
+    """The text-to-image models, and the published networks that judge the pictures of one without its own judge."""
+    judged = False
+    for name in dict.fromkeys((chosen, *GENERATORS)):
+        title, size, looked_in, source = name, "-", "", "this repository" if name == "phantom" else ""
+        place, wrong = _tried(weights.find_backbone, name)
+        if name == STABLE_DIFFUSION.name:
+            title, size = STABLE_DIFFUSION.title, readable_size(STABLE_DIFFUSION.size)
+            looked_in = f"{readable_path(STABLE_DIFFUSION.places[0])}, or {HUB_CACHE}"
+            source = f"the hub, by itself when it is asked for, or by: {STABLE_DIFFUSION.command}"
+        elif name in GENERATORS and name != "phantom":  # somebody put it into the table
+            place, wrong = Path("brainvis.generation.GENERATORS"), ""
+        if place and place.exists():
+            size = readable_size(sum(file.stat().st_size for file in (place, *place.rglob("*")) if file.is_file()))
+            judged |= name == chosen and (place / "judge").is_dir()
+        need = "needed" if name == chosen else "-"
+        yield Item(f"backbone: {title}", place, size, looked_in, source, PICTURES, need, wrong)
+    for key, published in weights.WEIGHTS.items():
+        place, need = weights.find_weights(key), "useful" if drawn and not judged else "-"
+        size = readable_size(place.stat().st_size if place else published.size)
+        looked_in = f"{readable_path(weights_folder() / published.file)}, or the cache of {published.source}"
+        yield Item(f"judge: {published.name}", place, size, looked_in, published.url, "06", need)

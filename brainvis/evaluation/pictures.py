@@ -1,0 +1,297 @@
+"""Metrics of generated pictures: what their judges say, sets of pictures, pictures against the one that was shown.
+
+A metric is one entry of `METRICS`; nothing else names it. Samples of one trial are not independent, so intervals and
+tests resample trials, never single pictures.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+
+from brainvis.evaluation.identification import identification
+from brainvis.evaluation.judges import Judge, Judges
+from brainvis.evaluation.scores import mean_interval, n_way_accuracy
+from brainvis.generation.pictures import as_tensor
+
+BLOCK = 16  # trials whose pixels are compared at a time
+
+
+@dataclass
+class Pictures:
+    """Pictures, uint8, generated (trial, sample, height, width, 3) or shown (trial, height, width, 3), see `square`."""
+
+    pixels: NDArray[np.uint8]
+    judges: Judges = field(default_factory=Judges)
+    ways: int = 50  # of the generation accuracy
+    n_permutations: int = 10_000  # of the trials, for the tests of the attributes
+    seed: int = 0  # of every draw
+    answers: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of the judges that were asked, see `ask`
+
+    def __post_init__(self) -> None:
+        self.pixels = np.ascontiguousarray(self.pixels)  # the last digits of sums depend on the layout of the memory
+
+    def interval(self, values: ArrayLike) -> dict[str, float]:
+        """Mean of one value a trial, (trial,), with its 95 % interval."""
+        return mean_interval(values, seed=self.seed)
+
+
+class NoJudgeError(Exception):
+    """A metric asks a judge that is missing."""
+
+
+def ask(judge: Judge | None, *sets: Pictures) -> list[dict[str, Tensor]]:
+    """What a judge says of sets of pictures, (trial, ...) or (trial, sample, ...): "features", logits of "class".
+
+    Each set is looked at once, and the judge is loaded once for all of them. NoJudgeError: there is no such judge.
+    """
+    if judge is None:
+        raise NoJudgeError
+    new = [pictures for pictures in sets if judge.name not in pictures.answers]
+    said = judge.look(*(pictures.pixels.reshape(-1, *pictures.pixels.shape[-3:]) for pictures in new)) if new else []
+    for pictures, answers in zip(new, said, strict=True):
+        trials = pictures.pixels.shape[:-3]  # and samples
+        pictures.answers[judge.name] = {name: values.unflatten(0, trials) for name, values in answers.items()}
+    return [pictures.answers[judge.name] for pictures in sets]
+
+
+def evaluate_pictures(generated: Pictures, shown: Pictures) -> dict:
+    """All of `METRICS` of one stage's pictures; what needs a judge that is missing is left out.
+
+    Returns, JSON-ready, `trials`, `samples`, each metric, `notes` (sentences a reader must know). What a judge says has
+    its name as `network` and the fingerprint of its `weights`. ValueError: pictures that do not fit each other.
+    """
+    made, truth, judges = generated.pixels, shown.pixels, generated.judges
+    fit = made.ndim == 5 and len(made) and truth.shape == (len(made), *made.shape[2:])
+    if not fit or made.dtype != np.uint8 or truth.dtype != np.uint8:
+        raise ValueError(
+            f"generated {made.dtype} {made.shape} and shown {truth.dtype} {truth.shape} do not fit: they have to be "
+            "uint8 (trial, sample, height, width, 3) and (trial, height, width, 3), see `square`"
+        )
+    measured: dict[str, dict] = {}
+    for name, metric in METRICS.items():
+        with suppress(NoJudgeError):
+            if (score := metric.measure(generated, shown)) is not None:
+                measured[name] = score
+    notes = [*judges.missing, *filter(None, (score.pop("note", "") for score in measured.values()))]
+    if len(truth) == 1:
+        notes.append("With a single trial there is neither FID nor two-way identification.")
+    asked = {score.get("network") for score in measured.values()}
+    everyone = (judges.classifier, judges.inception, judges.clip, *judges.identification.values())
+    notes += dict.fromkeys(judge.note for judge in everyone if judge and judge.name in asked and judge.note)
+    return {"trials": len(made), "samples": made.shape[1], **measured, "notes": notes}
+
+
+def square(images: Sequence[Image.Image], resolution: int) -> NDArray[np.uint8]:
+    """Pictures of any size, cut to their central square and resized: uint8 (n, resolution, resolution, 3)."""
+    size = (resolution, resolution)
+    fitted = [ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC) for image in images]
+    return np.stack([np.asarray(image) for image in fitted]) if fitted else np.empty((0, *size, 3), np.uint8)
+
+
+def accuracy_by_prediction(generated: Pictures, shown: Pictures, right: ArrayLike) -> dict[str, dict]:
+    """Generation accuracy of the trials that the classifier of EEG got "right" (trial,), and of the "wrong", if any."""
+    right = np.asarray(right, bool)
+    made, truth = (said["class"].numpy() for said in ask(generated.judges.classifier, generated, shown))
+    parts = {name: part for name, part in (("right", right), ("wrong", ~right)) if part.any()}
+    draws = {"ways": generated.ways, "seed": generated.seed}
+    return {name: n_way_accuracy(made[part], truth[part], **draws) for name, part in parts.items()}
+
+
+def agreement_with(names: Sequence[str], judged: NDArray, known: Sequence[str], seed: int = 0) -> dict | None:
+    """Share of pictures in which the judge sees the class named for the trial; None if it does not know all names.
+
+    `names` are those of the trials (trial,), such as those predicted; `judged` (trial, sample) the classes that the
+    judge sees, of those that it has `known` names for.
+    """
+    if not set(names) <= set(known):
+        return None
+    named = np.array([known.index(name) for name in names])
+    return {**mean_interval((judged == named[:, None]).mean(1), seed=seed), "chance": 1 / len(known)}
+
+
+# Sets of pictures
+
+
+def _computed(num_features: int) -> nn.Module:
+    """What a torchmetrics metric asks for, an extractor, where the features are computed already."""
+    extractor = nn.Identity()
+    extractor.num_features = num_features
+    return extractor
+
+
+def inception_score(logits: Tensor) -> dict[str, float | int]:
+    """Inception Score: exp of the mean KL divergence of p(class | picture) from p(class), of logits (n, class).
+
+    In a single split: the usual 10 cap the score at a tenth of the number of pictures.
+    """
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Metric `InceptionScore` will save all extracted features")
+        warnings.filterwarnings("ignore", message=r"std\(\): degrees of freedom")
+        metric = InceptionScore(feature=_computed(logits.shape[1]), splits=1)
+        # torchmetrics multiplies p by log p, which is not a number once p has vanished in floating point.
+        metric.update(logits.double().log_softmax(1).clamp(min=-700))
+        torch.manual_seed(0)  # it shuffles the pictures
+        return {"value": float(metric.compute()[0]), "images": len(logits), "splits": 1}
+
+
+def frechet_distance(generated: Tensor, shown: Tensor) -> dict:
+    """Frechet (Inception) distance between features (n, d) and (m, d), with a `note` if there are too few of them."""
+    (images, width), images_shown = generated.shape, len(shown)
+    metric = FrechetInceptionDistance(feature=_computed(width))
+    metric.update(shown.double(), real=True)
+    metric.update(generated.double(), real=False)
+    result = {"value": float(metric.compute()), "images": images, "images_shown": images_shown, "features": width}
+    note = (
+        f"FID of {images} generated and {images_shown} shown pictures with {width} features: with no more pictures "
+        "than features the covariances are singular and the distance is biased upwards; compare it only with "
+        "distances of equally many pictures."
+    )
+    return result | {"note": note if min(images, images_shown) <= width else ""}
+
+
+# Pictures against the one that was shown. A similarity matrix is (trial, trial): generated i against shown j, averaged
+# over the samples of i; its diagonal is what is asked, the rest says what unrelated pictures give.
+
+
+def cosine_similarity(generated: Tensor, shown: Tensor) -> NDArray[np.float64]:
+    """Cosine of features of unit length, (trial, sample, d) and (trial, d): similarity matrix (trial, trial)."""
+    return (generated.mean(1).double() @ shown.double().T).numpy()  # the mean of cosines is linear in the features
+
+
+def pixel_correlation(generated: NDArray[np.uint8], shown: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Pearson correlation over all pixels and colours: similarity matrix (trial, trial); 0 for a uniform picture."""
+
+    def standardised(images: NDArray) -> NDArray[np.float64]:
+        values = images.reshape(*images.shape[:-3], -1).astype(float)
+        values -= values.mean(-1, keepdims=True)
+        length = np.linalg.norm(values, axis=-1, keepdims=True)
+        return np.divide(values, length, out=np.zeros_like(values), where=length > 0)
+
+    # In blocks: as float64, a picture of 512 x 512 takes 6 MB.
+    similarity = np.empty((len(generated), len(shown)))
+    for row in range(0, len(generated), BLOCK):
+        made = standardised(generated[row : row + BLOCK]).mean(1)  # (block, pixel)
+        for column in range(0, len(shown), BLOCK):
+            target = standardised(shown[column : column + BLOCK])
+            similarity[row : row + BLOCK, column : column + BLOCK] = made @ target.T
+    return similarity
+
+
+def structural_similarity(generated: NDArray[np.uint8], shown: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Structural similarity (SSIM, Wang et al. 2004), Gaussian window of 1.5 pixels: (trial, sample).
+
+    Borders are mirrored and count, as torchmetrics does; scikit-image leaves out the outer five pixels.
+    """
+    values = []
+    for samples, target in zip(generated, shown, strict=True):
+        made = as_tensor(samples).double()  # variances are differences of nearly equal numbers
+        target = as_tensor(target[None]).double().expand_as(made)
+        values.append(structural_similarity_index_measure(made, target, data_range=1.0, reduction="none"))
+    return torch.stack([value.reshape(-1) for value in values]).numpy()
+
+
+def readout(made: Tensor, truth: Tensor, levels: int, n_permutations: int = 10_000, seed: int = 0) -> dict[str, float]:
+    """Whether an attribute of the picture shown, such as its position, is recovered in the generated ones.
+
+    `made` (trial, sample) and `truth` (trial,) are a judge's answers, of `levels` possible ones. Returns `value`, the
+    share of pictures that agree; `chance`, that share when every picture is compared with every trial's truth, its mean
+    over all permutations of whole trials; `p` of `n_permutations` of them, one-sided; `levels`.
+    """
+    agreement = (made[:, :, None] == truth).double().mean(1).numpy()  # (trial, trial)
+    trials, rng = np.arange(len(truth)), np.random.default_rng(np.random.SeedSequence([seed, 2]))
+    value = np.trace(agreement) / len(truth)
+    draws = (agreement[trials, rng.permutation(len(truth))].mean() for _ in range(n_permutations))
+    # A hair of tolerance, so that equal sums added in another order count as equal.
+    p = (1 + sum(draw >= value - 1e-12 for draw in draws)) / (1 + n_permutations)
+    return {"value": float(value), "chance": float(agreement.mean()), "p": float(p), "levels": levels}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of pictures.
+
+    `measure(generated, shown)` returns {"value", "low", "high", ...}, the last two where there is an interval, with a
+    "note" if a reader must know something; None where it does not apply. It may `ask` judges.
+    """
+
+    measure: Callable[[Pictures, Pictures], dict | None]
+    title: str  # of its column in tables; none for scores that have no place there
+    digits: int = 3  # in tables
+
+
+def _accuracy(generated: Pictures, shown: Pictures) -> dict:
+    judge = generated.judges.classifier
+    made, truth = (said["class"] for said in ask(judge, generated, shown))
+    return n_way_accuracy(made, truth, generated.ways, seed=generated.seed) | judge.origin
+
+
+def _attributes(generated: Pictures, shown: Pictures) -> dict:
+    made, truth = ask(generated.judges.classifier, generated, shown)
+    levels = {name: logits.shape[1] for name, logits in truth.items() if name != "features"}
+    draws = generated.n_permutations, generated.seed
+    return {name: readout(made[name].argmax(-1), truth[name].argmax(-1), levels[name], *draws) for name in levels}
+
+
+def _inception_score(generated: Pictures, shown: Pictures) -> dict:
+    made, _ = ask(generated.judges.inception, generated, shown)
+    return inception_score(made["class"].flatten(0, 1)) | generated.judges.inception.origin
+
+
+def _fid(generated: Pictures, shown: Pictures) -> dict | None:
+    made, truth = (said["features"] for said in ask(generated.judges.inception, generated, shown))
+    return frechet_distance(made.flatten(0, 1), truth) | generated.judges.inception.origin if len(truth) > 1 else None
+
+
+def _clip_similarity(generated: Pictures, shown: Pictures) -> dict:
+    made, truth = (said["features"] for said in ask(generated.judges.clip, generated, shown))
+    return _compared(cosine_similarity(made, truth), generated) | generated.judges.clip.origin
+
+
+def _two_way(features: str, generated: Pictures, shown: Pictures) -> dict | None:
+    judge = generated.judges.identification.get(features)
+    if judge is None or len(shown.pixels) == 1:
+        return None
+    known = None
+    if judge.name in generated.answers:  # else it looks now, and its features, which may be many, are not kept
+        made, truth = (said["features"] for said in ask(judge, generated, shown))
+        known = made.flatten(0, 1), truth
+    return identification(judge, generated.pixels, shown.pixels, generated.seed, known)
+
+
+def _compared(similarity: NDArray, generated: Pictures) -> dict[str, float]:
+    """Mean of the diagonal with its interval, beside the mean similarity with the pictures of other trials."""
+    result = generated.interval(np.diagonal(similarity))
+    if (trials := len(similarity)) > 1:
+        result["unrelated"] = float((similarity.sum() - np.trace(similarity)) / (trials * (trials - 1)))
+    return result
+
+
+# In the order of the results.
+METRICS: dict[str, Metric] = {
+    "generation_accuracy": Metric(_accuracy, "GA"),
+    "attributes": Metric(_attributes, ""),
+    "inception_score": Metric(_inception_score, "IS", digits=2),
+    "fid": Metric(_fid, "FID", digits=2),
+    "clip_similarity": Metric(_clip_similarity, "CLIP"),
+    # Two-way identification by the features of the published networks, or of the generator's own judge.
+    "two_way_alexnet_2": Metric(partial(_two_way, "AlexNet 2"), "2-way AlexNet 2"),
+    "two_way_alexnet_5": Metric(partial(_two_way, "AlexNet 5"), "2-way AlexNet 5"),
+    "two_way_inception": Metric(partial(_two_way, "Inception"), "2-way Inception"),
+    "two_way_judge": Metric(partial(_two_way, "judge"), "2-way judge"),
+    "two_way_clip": Metric(partial(_two_way, "CLIP"), "2-way CLIP"),
+    "pixel_correlation": Metric(
+        lambda made, truth: _compared(pixel_correlation(made.pixels, truth.pixels), made), "pixel correlation"
+    ),
+    "ssim": Metric(lambda made, truth: made.interval(structural_similarity(made.pixels, truth.pixels).mean(1)), "SSIM"),
+}

@@ -1,0 +1,275 @@
+"""Gathers the `results.json` of all runs into tables, and writes tables and figures with an index of their runs.
+
+A long table has one row a number, with the run it comes from; all others are arranged from it, so that no number is
+computed or copied twice. The same results give the same files, byte for byte.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from brainvis.configuration import ABLATIONS
+from brainvis.evaluation.pictures import METRICS
+from brainvis.evaluation.reported import reported_table
+from brainvis.evaluation.scores import confusion_matrix
+from brainvis.files import runs_folder, write_aside, write_json
+from brainvis.graph import STAGES, stage_named
+from brainvis.study import Product, Study, StudyError
+
+# Score -> its column in the tables that people read, digits that are shown.
+CLASSIFICATION = {"top1": ("CA top-1", 3), "top3": ("CA top-3", 3), "top5": ("CA top-5", 3), "macro_f1": ("F1", 3)}
+NUMBERS = ("value", "low", "high", "chance", "p")  # of a score
+# Columns of pictures: what comes first, then every other metric that has a title.
+FIRST = ("generation_accuracy", "inception_score", "fid", "clip_similarity", "ssim", "pixel_correlation")
+COMPARED = ("torch", "diffusers", "transformers", "open_clip_torch", "mne")  # packages that numbers may depend on
+IDENTITY = ["subject", "ablation", "protocol"]  # columns
+# Of the files of a figure; what matplotlib would otherwise write into them.
+METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
+
+
+def gather_scores(study: Study) -> pd.DataFrame:
+    """Every score of every run of this study's data set, preset, seed, protocol and backbone: one row a number.
+
+    A score is whatever a run's metrics give as {"value": ...}. Columns: `subject` (0: all subjects), `ablation` that
+    owns the run, `stage`, `score` (its path in the metrics, "fused.top1"), `value`, `low` and `high` (95 % interval),
+    `chance`, `p`, and where it comes from: `data set`, `preset`, `seed`, `protocol`, `run` (folder), `fingerprint`.
+    """
+    columns = ["subject", "ablation", "stage", "score", *NUMBERS, "data set", "preset", "seed", "protocol", "run"]
+    rows = [row for product in gather_runs(study) for row in _rows(product)]
+    frame, keys = pd.DataFrame(rows, columns=[*columns, "fingerprint"]), ["stage", "subject", "ablation"]
+    order = {name: place for place, name in enumerate([*STAGES, *study.stages, *ABLATIONS])}
+    return frame.sort_values(keys, key=lambda key: key.map(order).fillna(key), kind="stable", ignore_index=True)
+
+
+def gather_runs(study: Study, *stages: str) -> list[Product]:
+    """The runs of these stages, or of all, that are up to date."""
+    return [product for stage in stages or dict.fromkeys([*STAGES, *study.stages]) for product in study.gather(stage)]
+
+
+def run_of(product: Product) -> str:
+    """A run's folder, relative to the folder of all runs."""
+    return product.folder.relative_to(runs_folder()).as_posix()
+
+
+def networks_of(products: Iterable[Product], score: str) -> str:
+    """The networks that a score of these runs comes from, in words."""
+    parts = [part for product in products for part in product.metrics.values() if isinstance(part, dict)]
+    found = {part[score]["network"] for part in parts if "network" in part.get(score, ())}
+    return ", ".join(sorted(found)) or "nobody"
+
+
+def _rows(product: Product) -> Iterator[dict]:
+    results, chosen = product.results, product.results["study"]
+    subject = chosen["subject"] if stage_named(results["stage"]).of_subject else 0
+    origin = {key: chosen[key] for key in ("ablation", "preset", "seed", "protocol")}
+    origin |= {"subject": subject, "data set": chosen["dataset"], "run": run_of(product)}
+    origin |= {key: results[key] for key in ("stage", "fingerprint")}
+    for name, score in _scores(product.metrics):
+        yield origin | {"score": name} | {key: score.get(key) for key in NUMBERS}
+
+
+def _scores(metrics: dict, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Every {"value": ...} below `metrics`, with its path."""
+    for name, value in metrics.items():
+        if isinstance(value, dict) and isinstance(value.get("value"), (int, float)):
+            yield path + name, value
+        elif isinstance(value, dict):
+            yield from _scores(value, f"{path}{name}.")
+
+
+def find(scores: pd.DataFrame, study: Study, stage: str, score: str) -> pd.Series | None:
+    """The row of one score of this study's subject and ablation, in whichever run it shares; None if there is none."""
+    subject = study.subject if stage_named(stage).of_subject else 0
+    wanted = {"subject": subject, "ablation": study.owner(stage), "stage": stage, "score": score}
+    rows = scores[(scores[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    return rows.iloc[0] if len(rows) else None
+
+
+def studies_with_runs(study: Study, scores: pd.DataFrame) -> list[Study]:
+    """One study for each subject and ablation that has a run of its own: `full` first, by subject, then the others."""
+    runs = scores[scores["stage"].map(lambda stage: stage_named(stage).of_subject).astype(bool)]
+    pairs, order = set(zip(runs["subject"].tolist(), runs["ablation"], strict=True)), list(ABLATIONS)
+    pairs = sorted(pairs, key=lambda pair: (order.index(pair[1]), pair[0]))
+    return [replace(study, subject=subject, ablation=ablation) for subject, ablation in pairs]
+
+
+def compared_subject(study: Study, scores: pd.DataFrame) -> int:
+    """The subject whose ablations are compared: the one with the most of them, the lowest number among equals."""
+    counts = Counter(variant.subject for variant in studies_with_runs(study, scores))
+    return min(counts, key=lambda subject: (-counts[subject], subject), default=study.subject)
+
+
+def missing_runs(study: Study) -> pd.DataFrame:
+    """Runs of every ablation that this study's subject lacks, or that are out of date, with what makes them."""
+    rows = []
+    for variant in map(study.with_ablation, ABLATIONS):
+        for name in variant.stages:
+            if variant.owner(name) == variant.ablation:
+                try:
+                    variant.load(name)
+                except StudyError:
+                    rows.append({"ablation": variant.ablation, "stage": name, "command": variant.command(name)})
+    return pd.DataFrame(rows, columns=["ablation", "stage", "command"])
+
+
+# Tables that people read: cells are text, a number with its 95 % interval where it has one: "0.431 [0.390, 0.472]"
+
+
+def main_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
+    """Subject and ablation x classification, of the classifier it may share, and final pictures; `full` first."""
+    rows = []
+    for variant in studies_with_runs(study, scores):
+        kind = "refined" if variant.configuration.generation.refinement else "semantic"
+        pictures = _cells(scores, variant, "generation", kind, _picture_columns())
+        rows.append(_identity(variant) | _cells(scores, variant, "fusion", "fused", CLASSIFICATION) | pictures)
+    return _table(rows, IDENTITY, CLASSIFICATION | _picture_columns())
+
+
+def classification_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
+    """Classification by ablation of the encoder (as table 3), beside what the paper reports for it."""
+    own = [variant for variant in studies_with_runs(study, scores) if variant.owner("fusion") == variant.ablation]
+    rows = [_identity(variant) | _cells(scores, variant, "fusion", "fused", CLASSIFICATION) for variant in own]
+    return _beside_reported(_table(rows, IDENTITY, CLASSIFICATION), 3, ["ablation"], ["top-1"])
+
+
+def pictures_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
+    """Pictures by ablation of the encoder and of the cascade (as table 4), beside what the paper reports.
+
+    The semantic stage alone is read from the run whose cascade starts from it; the refinement stage alone is the
+    ablation `no_semantic`.
+    """
+    rows = []
+    for variant in studies_with_runs(study, scores):
+        for kind, words in {"semantic": "semantic stage alone", "refined": "cascade"}.items():
+            if find(scores, variant, "generation", f"{kind}.ssim") is None or variant.ablation == "no_refinement":
+                continue  # `no_refinement` repeats the semantic stage of `full`, see the notebook's check
+            row = _identity(variant) | {"ablation": variant.owner("fusion")}
+            row["pictures of"] = words if variant.configuration.generation.semantic else "refinement stage alone"
+            rows.append(row | _cells(scores, variant, "generation", kind, _picture_columns()))
+    measured = _table(rows, [*IDENTITY, "pictures of"], _picture_columns())
+    return _beside_reported(measured, 4, ["ablation", "pictures of"], ["GA", "IS", "FID"])
+
+
+def _identity(study: Study) -> dict:
+    protocol = study.protocol if study.protocol == "clean" else f"{study.protocol}: chosen on TEST trials"
+    return dict(zip(IDENTITY, (study.subject, study.ablation, protocol), strict=True))
+
+
+def _picture_columns() -> dict[str, tuple[str, int]]:
+    """Asked anew each time: a person may have added a metric."""
+    metrics = {name: METRICS[name] for name in [*FIRST, *METRICS]}
+    return {name: (metric.title, metric.digits) for name, metric in metrics.items() if metric.title}
+
+
+def _cells(scores: pd.DataFrame, study: Study, stage: str, part: str, columns: dict) -> dict[str, str]:
+    """The cells of one row for the scores of `part`; empty where a score is missing."""
+    cells = {}
+    for score, (title, digits) in columns.items():
+        row = find(scores, study, stage, f"{part}.{score}")
+        cells[title] = "" if row is None else f"{row['value']:.{digits}f}"
+        if row is not None and not pd.isna(row["low"]):
+            cells[title] += f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    return cells
+
+
+def _table(rows: list[dict], first: list[str], columns: dict) -> pd.DataFrame:
+    """Rows as a table, without the columns of pictures that nobody has."""
+    frame = pd.DataFrame(rows, columns=[*first, *(title for title, _ in columns.values())])
+    return frame.drop(
+        columns=[title for title, _ in _picture_columns().values() if title in frame and not frame[title].any()]
+    )
+
+
+def _beside_reported(measured: pd.DataFrame, number: int, keys: list[str], columns: list[str]) -> pd.DataFrame:
+    """Add the numbers of the paper's table to the right, under names that say so, with data, protocol and source."""
+    reported = reported_table(number)
+    origin = reported["data set"] + ", average of subjects; " + reported["protocol"] + "; " + reported["source"]
+    reminder = {f"REPORTED, not measured: {name}": reported[name].map("{:.4f}".format) for name in columns}
+    reminder["reported for"] = origin
+    return measured.merge(reported[keys].assign(**reminder), how="left", on=keys).fillna("")
+
+
+def frequent_errors(logits: ArrayLike, labels: ArrayLike, class_names: Sequence[str], count: int = 8) -> pd.DataFrame:
+    """A classifier's most frequent errors, `shown` as `predicted` in how many `trials`; equal ones as classes are."""
+    matrix = confusion_matrix(logits, labels)
+    np.fill_diagonal(matrix, 0)
+    rows, columns = matrix.nonzero()
+    errors = pd.DataFrame({"shown": rows, "predicted": columns, "trials": matrix[rows, columns]})
+    errors = errors.sort_values("trials", ascending=False, kind="stable", ignore_index=True)[:count]
+    names = dict(enumerate(class_names))
+    return errors.assign(shown=errors["shown"].map(names), predicted=errors["predicted"].map(names))
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown; what is no text yet is written as Python writes it, missing values as nothing."""
+
+    def cells(values: Iterable) -> str:
+        texts = ["" if pd.isna(value) else str(value).replace("|", r"\|").replace("\n", " ") for value in values]
+        return "| " + " | ".join(texts) + " |"
+
+    rule = "|" + " --- |" * len(frame.columns)
+    rows = (cells(row) for row in frame.astype(object).itertuples(index=False))
+    return "\n".join([cells(frame.columns), rule, *rows]) + "\n"
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """A table as CSV, numbers at full precision."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+class Publication:
+    """A folder of figures (PNG and PDF) and texts, and its index: which runs each was made from."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.index: dict[str, dict] = {}
+
+    def add_figure(self, name: str, figure: Figure, caption: str, made_from: Sequence[Product]) -> Figure:
+        """Write `name`.png and .pdf, with the caveats of the runs that a figure is made from; return it to be shown."""
+        if warnings := caveats(made_from):
+            figure.text(1, 0, "\n".join(warnings), ha="right", va="bottom", fontsize=7)
+        for kind, metadata in METADATA.items():
+            write = partial(figure.savefig, format=kind, dpi=200, metadata=metadata)
+            self._add(f"{name}.{kind}", write, caption, made_from)
+        return figure
+
+    def add_text(self, file: str, text: str, caption: str, made_from: Sequence[Product]) -> None:
+        """Write a table or another text; `file` is its name with ending."""
+        self._add(file, lambda path: path.write_text(text, encoding="utf-8"), caption, made_from)
+
+    def write_index(self) -> dict[str, dict]:
+        """Write `figures.json`, and return it: name -> files, caption, and the runs with their fingerprints."""
+        write_json(self.folder / "figures.json", self.index)
+        return self.index
+
+    def _add(self, file: str, write: Callable, caption: str, made_from: Sequence[Product]) -> None:
+        write_aside(self.folder / file, write)
+        known = self.index.get(Path(file).stem, {"files": [], "made from": {}})
+        runs = known["made from"] | {run_of(product): product.results["fingerprint"] for product in made_from}
+        entry = {"files": [*known["files"], file], "caption": caption, "made from": dict(sorted(runs.items()))}
+        self.index[Path(file).stem] = entry
+
+
+def caveats(made_from: Sequence[Product]) -> list[str]:
+    """What has to be said of results on their face: test trials, others' weights, accepted runs, other packages."""
+    results = [product.results for product in made_from]
+    said = []
+    if any(result["study"]["protocol"] == "paper" for result in results):
+        said.append("paper protocol: epochs chosen on TEST trials")
+    if any(result.get("original") for result in results):
+        said.append("original weights of the paper's authors, not trained here")
+    reasons = dict.fromkeys(entry["reason"] for result in results for entry in result.get("accepted") or ())
+    said += [f"accepted by hand: {reason}" for reason in reasons]
+    differing = []
+    for name, here in ((name, version(name)) for name in COMPARED):
+        others = {result.get("made_with", {}).get("packages", {}).get(name, here) for result in results} - {here}
+        differing += [f"{name} {', '.join(sorted(others))} (here {here})"] if others else []
+    return [*said, f"made with {', '.join(differing)}"] if differing else said

@@ -1,0 +1,24 @@
+"""Numbers that other people reported, kept apart on purpose: every row has its data, protocol and source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+SOURCE = "Fu et al., arXiv 2312.14871"
+OURS = "released code: trained on train + val, epoch chosen on test"  # the paper does not say how epochs were chosen
+TABLES = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
+
+
+def reported_table(number: int) -> pd.DataFrame:
+    """Table `number` of the paper, every row with its data, protocol and source; KeyError lists those kept here."""
+    if number not in TABLES:
+        raise KeyError(f"table {number} is not kept here; there are {', '.join(map(str, TABLES))}")
+    columns, *rows = TABLES[number]
+    frame = pd.DataFrame(rows, columns=columns)
+    quoted = "method" in frame and frame["method"] != "BrainVis"
+    frame.insert(0, "kind", "reported")
+    protocol = pd.Series(quoted, frame.index).map({True: "as quoted there", False: OURS})
+    return frame.assign(**{"data set": "EEGCVPR40"}, protocol=protocol, source=f"{SOURCE}, table {number}")

@@ -1,0 +1,191 @@
+"""Metrics of logits: classification scores with bootstrap intervals, and n-way accuracy of generated pictures (GA).
+
+Every score is {"value", "low", "high"}: the estimate and its 95 % percentile bootstrap interval over trials. Among
+equal logits the class with the lower number wins, everywhere.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaln
+
+INTERVAL = (2.5, 97.5)  # percent
+TOP = (1, 3, 5)
+
+
+def classification_scores(logits: ArrayLike, labels: ArrayLike, n_bootstrap: int = 2000, seed: int = 0) -> dict:
+    """Top-1, top-3, top-5 accuracy and macro F1 of logits (trial, class) for right classes (trial,).
+
+    Returns `top1`, `top3`, `top5`, each with its "chance" (both are 1 where there are no more classes); `macro_f1` over
+    the classes that occur among labels or predictions, as in scikit-learn; `trials`, `classes`. ValueError: no trials,
+    shapes that do not fit, logits that are not finite, labels out of range.
+    """
+    logits, labels = _checked(logits, labels)
+    counts = _resamples(len(labels), n_bootstrap, seed)
+    scores = {name: _interval(*values) for name, values in _scores(logits, labels, counts).items()}
+    for k in TOP:
+        scores[f"top{k}"]["chance"] = min(1.0, k / logits.shape[1])
+    return {**scores, "trials": len(labels), "classes": logits.shape[1]}
+
+
+def paired_difference(
+    logits: ArrayLike, other: ArrayLike, labels: ArrayLike, n_bootstrap: int = 2000, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """How much better one classifier is than another on the same trials: paired bootstrap of score - other score.
+
+    Returns {"value", "low", "high", "p"} for `top1`, `top3`, `top5` and `macro_f1`; p is two-sided, from the share of
+    resamples whose difference has the other sign or is zero.
+    """
+    logits, labels = _checked(logits, labels)
+    other, _ = _checked(other, labels)
+    counts = _resamples(len(labels), n_bootstrap, seed)
+    first, second = _scores(logits, labels, counts), _scores(other, labels, counts)
+    result = {}
+    for name, (value, resampled) in first.items():
+        differences = resampled - second[name][1]
+        tail = 1 + min((differences <= 0).sum(), (differences >= 0).sum())
+        result[name] = _interval(value - second[name][0], differences)
+        result[name]["p"] = float(min(1.0, 2 * tail / (n_bootstrap + 1)))
+    return result
+
+
+def confusion_matrix(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
+    """Trials by (right class, predicted class): (class, class)."""
+    logits, labels = _checked(logits, labels)
+    classes = logits.shape[1]
+    return np.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
+
+
+def n_way_accuracy(
+    generated: ArrayLike, truth: ArrayLike, ways: int = 50, repeats: int = 50, seed: int = 0
+) -> dict[str, float | int]:
+    """Generation accuracy (GA): n-way top-1 of a judge on generated pictures, BrainVis section 4.
+
+    The right class of a trial is the judge's own on the picture that was shown. It competes with `ways` - 1 other
+    classes, drawn anew in each of `repeats` rounds; averaged over rounds, then samples, then trials.
+
+    Args:
+        generated, truth: the judge's logits (trial, sample, class), and (trial, class) of the pictures shown.
+
+    Returns:
+        {"value", "low", "high", "exact", "chance", "ways", "repeats", "trials", "samples"}; `exact` is the mean of
+        `n_way_expectation`. ValueError: more ways than classes, fewer than two, or shapes that do not fit.
+    """
+    generated, truth = _finite(generated), _finite(truth)
+    if generated.ndim != 3 or truth.shape != (generated.shape[0], generated.shape[2]) or not generated.size:
+        raise ValueError(f"logits (trial, sample, class) {generated.shape} do not fit those of the truth {truth.shape}")
+    trials, samples, classes = generated.shape
+    if not 2 <= ways <= classes:
+        raise ValueError(f"{ways} ways, but the judge knows {classes} classes; choose 2 to {classes}")
+    rng = np.random.default_rng(seed)
+    right = truth.argmax(1)
+    beaten_by = _beats(generated, right)
+    accuracy = np.empty((trials, samples))
+    for trial, label in enumerate(right):
+        others = np.delete(beaten_by[trial], label, axis=1)  # (sample, class - 1)
+        # The smallest ways - 1 of random keys are a draw without replacement.
+        keys = rng.random((repeats, samples, classes - 1))
+        drawn = np.argpartition(keys, ways - 2, axis=2)[..., : ways - 1]
+        accuracy[trial] = (~np.take_along_axis(others[None], drawn, axis=2).any(2)).mean(0)
+    score = mean_interval(accuracy.mean(1), seed=seed)
+    exact = float(n_way_expectation(generated, truth, ways).mean())
+    size = {"ways": ways, "repeats": repeats, "trials": trials, "samples": samples}
+    return {**score, "exact": exact, "chance": 1 / ways, **size}
+
+
+def n_way_expectation(generated: ArrayLike, truth: ArrayLike, ways: int) -> NDArray[np.float64]:
+    """Probability over all draws of distractors that the right class wins: (trial, sample).
+
+    With C classes of which m beat the right one: binomial(C - 1 - m, ways - 1) / binomial(C - 1, ways - 1).
+    """
+    generated, truth = _finite(generated), _finite(truth)
+    others, drawn = generated.shape[2] - 1, ways - 1
+    harmless = others - _beats(generated, truth.argmax(1)).sum(2)  # (trial, sample)
+    possible = harmless >= drawn
+    harmless = np.maximum(harmless, drawn)  # any valid number where the answer is 0 anyway
+    return np.where(possible, np.exp(_log_binomial(harmless, drawn) - _log_binomial(others, drawn)), 0.0)
+
+
+def mean_interval(values: ArrayLike, n_bootstrap: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Mean of one value a trial, (trial,), with its interval."""
+    values = np.asarray(values, float)
+    return _interval(values.mean(), _resamples(len(values), n_bootstrap, seed) @ values / len(values))
+
+
+def spread_over_classes(labels: ArrayLike, count: int | None) -> NDArray[np.int64]:
+    """Positions in labels (trial,), ascending, of `count` trials (None: all): first of each class, second, ..."""
+    labels = pd.Series(np.asarray(labels))
+    rank = labels.groupby(labels).cumcount()  # 0 for the first trial of its class
+    return np.sort(np.lexsort((labels, rank))[:count])
+
+
+def evenly(rows: Sequence[int], count: int) -> list[int]:
+    """`count` of the rows, evenly spaced; all, if there are no more."""
+    count = min(count, len(rows))
+    return [int(rows[i * len(rows) // count]) for i in range(count)]
+
+
+def _beats(logits: NDArray, right: NDArray) -> NDArray[np.bool_]:
+    """Which classes win against the right one: (trial, sample, class)."""
+    own = np.take_along_axis(logits, right[:, None, None], axis=2)
+    lower = np.arange(logits.shape[2]) < right[:, None, None]
+    return (logits > own) | ((logits == own) & lower)
+
+
+def _log_binomial(n, k):
+    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+
+
+def _scores(logits: NDArray, labels: NDArray, counts: NDArray) -> dict[str, tuple[float, NDArray]]:
+    """Value of each score on the trials and on each resample (resample,)."""
+    trials, classes = logits.shape
+    rank = _beats(logits[:, None], labels)[:, 0].sum(1)  # 0: the right class comes first
+    counts = np.concatenate([np.ones((1, trials)), counts])  # the trials themselves, then the resamples
+    scores = {f"top{k}": counts @ (rank < k) / trials for k in TOP}
+    one_hot, predicted = np.eye(classes)[labels], np.eye(classes)[logits.argmax(1)]  # (trial, class)
+    hits, occurring = counts @ (one_hot * predicted), counts @ (one_hot + predicted)  # TP; 2 TP + FP + FN
+    f1 = np.divide(2 * hits, occurring, out=np.full_like(hits, np.nan), where=occurring > 0)
+    scores["macro_f1"] = np.nanmean(f1, axis=1)
+    return {name: (values[0], values[1:]) for name, values in scores.items()}
+
+
+def _resamples(trials: int, n_bootstrap: int, seed: int) -> NDArray[np.float64]:
+    """How often each trial is drawn in each bootstrap resample: (resample, trial)."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
+    return rng.multinomial(trials, np.full(trials, 1 / trials), size=n_bootstrap).astype(float)
+
+
+def _interval(value: float, resampled: NDArray) -> dict[str, float]:
+    low, high = np.percentile(resampled, INTERVAL)
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def _finite(logits: ArrayLike) -> NDArray[np.float64]:
+    logits = np.asarray(logits, float)
+    if not np.isfinite(logits).all():
+        raise ValueError(f"logits of trial {np.argwhere(~np.isfinite(logits))[0, 0]} are not finite")
+    return logits
+
+
+def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    logits, labels = _finite(logits), np.asarray(labels)
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
+        raise ValueError(f"logits {logits.shape} and labels {labels.shape} have to be (trial, class) and (trial,)")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but there are {logits.shape[1]} classes")
+    return logits, labels.astype(np.int64)
+
+
+def scores_by_subject(logits: ArrayLike, labels: ArrayLike, subjects: ArrayLike, seed: int = 0) -> dict[str, dict]:
+    """`classification_scores` of all trials together ("all") and of each subject by itself ("subject 1", ...)."""
+    logits, labels, subjects = map(np.asarray, (logits, labels, subjects))
+    groups = {"all": slice(None)} | {f"subject {subject}": subjects == subject for subject in np.unique(subjects)}
+    return {name: classification_scores(logits[rows], labels[rows], seed=seed) for name, rows in groups.items()}
+
+
+def as_table(scores: dict[str, dict]) -> pd.DataFrame:
+    """Results of `classification_scores` by name: a row each, values with their intervals as text."""
+    cell = "{value:.3f} [{low:.3f}, {high:.3f}]"
+    return pd.DataFrame(scores).drop(index=["trials", "classes"]).map(lambda score: cell.format(**score)).T

@@ -1,0 +1,83 @@
+"""Text-to-image generators by name. A generator is one entry of `GENERATORS`; nothing else names it.
+
+This module, `weights` and `checkpoints` are light: no torch until something is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from brainvis.configuration import Generation
+from brainvis.generation.weights import BackboneError, backbone_fingerprint, find_backbone
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class Generator(Protocol):
+    """A frozen text-to-image model: all that the cascade, text embeddings and judges ask of one.
+
+    It may have `check(steps, strength)`, which raises ValueError for settings that cannot work: the cascade asks it
+    before pictures of other settings are removed.
+    """
+
+    name: str
+    fingerprint: str  # of its weights and architecture
+    resolution: int  # height and width of its pictures, pixels
+    conditioning_shape: tuple[int, int]  # (tokens, width) of the embedding of one text
+    judge: nn.Module | None  # pictures (n, 3, height, width) in [0, 1] -> dict of logits; .features(pictures)
+    clip: Any | None  # .image_features(pictures, uint8), of unit length
+    device: torch.device
+    dtype: torch.dtype
+
+    def text_embeddings(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of texts: (n, tokens, width) float32 on the CPU."""
+
+    def draw(self, embeddings: Tensor, noise: list[torch.Generator], config: Generation) -> Tensor:
+        """Pictures (b, 3, height, width) in [0, 1] from embeddings (b, tokens, width), each with its own noise."""
+
+    def refine(
+        self, pictures: Tensor | None, names: list[str], noise: list[torch.Generator], config: Generation
+    ) -> Tensor:
+        """Pictures (b, 3, height, width) in [0, 1] redrawn as what they are named, or drawn from the names alone."""
+
+
+@dataclass(frozen=True)
+class GeneratorSource:
+    """Where a generator comes from."""
+
+    load: Callable[..., Generator]  # load(device=None)
+    fingerprint: Callable[[], str]  # of all that its pictures depend on, known without loading it
+
+
+def _stable_diffusion(name: str) -> GeneratorSource:
+    def load(device: torch.device | str | None = None) -> Generator:
+        from brainvis.generation.stable_diffusion import load_stable_diffusion
+
+        return load_stable_diffusion(name, device)
+
+    return GeneratorSource(load, partial(backbone_fingerprint, name))
+
+
+GENERATORS: dict[str, GeneratorSource] = {name: _stable_diffusion(name) for name in ("phantom", "sd15")}
+
+
+def generator_source(name: str | Path) -> GeneratorSource:
+    """An entry of `GENERATORS`, or Stable Diffusion in a diffusers folder or a single file; else BackboneError."""
+    if str(name) in GENERATORS:
+        return GENERATORS[str(name)]
+    try:
+        find_backbone(name)
+    except BackboneError as error:
+        raise BackboneError(f"{error}; by name there are {', '.join(GENERATORS)}") from error
+    return _stable_diffusion(str(name))
+
+
+def load_generator(name: str | Path = "phantom", device: torch.device | str | None = None) -> Generator:
+    """A frozen generator; `device` None: the best there is. BackboneError if it is nowhere or cannot be read."""
+    return generator_source(name).load(device)

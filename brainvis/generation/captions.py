@@ -1,0 +1,256 @@
+"""Captions of the pictures that were shown, by an image-to-text model: the fine semantics of alignment.
+
+Captions are data: made once, before a study is run, into `captions.json` of the data set. Nothing is drawn at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from huggingface_hub import constants
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from brainvis.data import DatasetError, load_dataset
+from brainvis.files import BrainvisError, data_folder, read_json, readable_size, resolve, weights_folder, write_json
+from brainvis.generation import weights
+from brainvis.generation.checkpoints import safetensors_shapes
+from brainvis.generation.weights import CAPTIONER, CAPTIONERS, SMALL_CAPTIONER, find_captioner
+from brainvis.training import choose_device
+
+GIVEN = "given"  # source of captions that were there before
+WORKING_MEMORY = 1_500_000_000  # bytes besides the weights: the libraries and a batch of eight pictures
+KINDS = ("blip", "blip-2", "git", "vision-encoder-decoder")  # that describe a picture unasked
+# The most likely word every time, as in the authors' release; the longest caption is in tokens.
+SEARCH = {"do_sample": False, "num_beams": 1, "max_new_tokens": 30}
+
+
+class CaptionError(BrainvisError):
+    """Captions or a captioner that cannot be used."""
+
+
+def caption_dataset(name: str, model: str = CAPTIONER, batch_size: int = 8) -> str:
+    """Give every picture of a data set that has none a caption, in its `captions.json`; returns what was done."""
+    if name == "phantom":
+        return "The phantom comes with its captions; nothing was done."
+    data, file = load_dataset(name), data_folder(name) / "captions.json"
+    if not data.has_images:
+        raise CaptionError(f"Data set {name} has no pictures to describe: put them beside the EEG files first.")
+    if not missing_captions(data):
+        return f"Every picture of {name} that was shown has a caption; nothing was done."
+    images = {image: _picture(data, index) for index, image in enumerate(data.image_ids)}
+    del data  # memory for the captioner
+    captions = caption_images(images, file, model, batch_size)
+    sources = caption_sources(file)
+    made = sum(sources[image] == model for image in captions)
+    kept, without = len(captions) - made, len(images) - len(captions)
+    setting = " Name the file in the settings of the recordings, as `captions` of `images`." * (name == "recordings")
+    return f"{file}: {made} captions by {model}, {kept} that came from elsewhere, {without} lacking.{setting}"
+
+
+def missing_captions(data: Any) -> list[str]:
+    """Ids of the pictures of an `EEGDataset` that are shown in a trial and have no caption."""
+    return [image for image in _shown(data) if _lacks(image, data.captions)]
+
+
+def require_captions(data: Any, name: str) -> None:
+    """CaptionError, with the command that makes captions, unless every picture that is shown has one."""
+    if missing := missing_captions(data):
+        raise CaptionError(
+            f"{len(missing)} of {len(_shown(data))} pictures that were shown have no caption, {missing[0]} first; "
+            f"alignment needs one of each. Make them with: python -m brainvis caption --dataset {name}"
+        )
+
+
+def _shown(data: Any) -> list[str]:
+    return [data.image_ids[image] for image in data.images.unique().tolist() if image >= 0]
+
+
+def _picture(data: Any, index: int) -> Path:
+    """The file of a picture, or where it should be: it is named when it cannot be read."""
+    try:
+        return data.image_path(index)
+    except DatasetError:
+        image = data.image_ids[index]
+        return data.image_folder / image.split("_")[0] / f"{image}.JPEG"
+
+
+def caption_images(
+    images: Mapping[str, Path], file: Path, model: str = CAPTIONER, batch_size: int = 8
+) -> dict[str, str]:
+    """Describe every picture that has no caption in `file` yet, and add the captions there, batch by batch.
+
+    What is in the file stays as it is, whoever wrote it; who that was is kept beside it, see `caption_sources`.
+    Interrupted, or killed, it goes on where it was, to the same captions. Another batch size or device can change a
+    word here and there, by rounding.
+
+    `images` are files by image id, `file` is JSON by image id and may be absent; `model` is the id on the Hugging Face
+    hub, or the folder, of an image-to-text model of transformers of one of `KINDS`. Returns the captions of `images`,
+    all but those that are warned of: pictures that cannot be read, empty captions. BrainvisError for a captions file
+    that is none, or a model that cannot be found, fetched, held in memory or used.
+    """
+    failed: dict[str, str] = {}
+    captions = _add(file, {}, model)  # before anything that takes time: what is there is given
+    if any(_lacks(image, captions) for image in images):
+        describe, ids = load_captioner(model), list(images)
+        with tqdm(total=len(ids), desc="captions", unit="picture") as bar:
+            # The batches of all pictures, and of each those that lack a caption: the same whenever it was interrupted.
+            for batch in (ids[start : start + batch_size] for start in range(0, len(ids), batch_size)):
+                made, wrong = _describe(describe, {i: images[i] for i in batch if _lacks(i, captions)})
+                failed |= wrong
+                captions = _add(file, made, model)
+                bar.update(len(batch))
+    if failed:
+        named = "; ".join(f"{image} ({why})" for image, why in list(failed.items())[:5]) + "; ..." * (len(failed) > 5)
+        warnings.warn(f"{len(failed)} of {len(images)} pictures got no caption: {named}", stacklevel=2)
+    return {image: captions[image] for image in images if not _lacks(image, captions)}
+
+
+def caption_sources(file: Path) -> dict[str, str]:
+    """Whence each caption in `file` comes: the model that made it, or "given", as one that was changed by hand is too.
+
+    Kept in `<name>.sources.json`, with a digest of each caption.
+    """
+    recorded, captions = read_json(file.with_suffix(".sources.json"), {}), _read_captions(file)
+    same = [image for image in captions if recorded.get(image, {}).get("digest") == _digest(captions[image])]
+    return dict.fromkeys(captions, GIVEN) | {image: recorded[image]["made_by"] for image in same}
+
+
+def _add(file: Path, made: Mapping[str, str], model: str) -> dict[str, str]:
+    """Add captions to what is in the file by now, which stays as it is; returns all."""
+    captions, beside = _read_captions(file), file.with_suffix(".sources.json")
+    new = {image: caption for image, caption in made.items() if _lacks(image, captions)}
+    sources = caption_sources(file) | dict.fromkeys(new, model)
+    captions |= new
+    record = {image: {"made_by": by, "digest": _digest(captions[image])} for image, by in sources.items()}
+    if record != read_json(beside, {}):
+        write_json(beside, record, indent=0)  # first: a caption without a source would count as given
+    if new:
+        write_json(file, captions, indent=0)
+    return captions
+
+
+def _lacks(image: str, captions: Mapping[str, str]) -> bool:
+    return not captions.get(image, "").strip()
+
+
+def _digest(caption: str) -> str:
+    return hashlib.sha256(caption.encode()).hexdigest()[:8]
+
+
+def _read_captions(file: Path) -> dict[str, str]:
+    captions = read_json(file, {})
+    for image, caption in captions.items():
+        if not isinstance(caption, str):
+            raise CaptionError(f"{file}: the caption of {image} is {caption!r}, not a text; nothing was changed.")
+    return captions
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """An image-to-text model, in evaluation mode."""
+
+    model: Any
+    processor: Any
+    tokenizer: Any
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[Image.Image]) -> list[str]:
+        """One line of text for each RGB picture."""
+        pixels = self.processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+        tokens = self.model.generate(pixel_values=pixels.to(self.model.device, self.model.dtype), **SEARCH)
+        return [" ".join(text.split()) for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def load_captioner(model: str = CAPTIONER, device: torch.device | str | None = None) -> Captioner:
+    """Load a captioner, fetching it first if need be, in half precision on a GPU; CaptionError if that cannot be."""
+    device, folder = choose_device(device), find_captioner(model)
+    if folder is None:
+        _check_memory(model, CAPTIONERS.get(model, 0), device)  # before gigabytes are fetched
+        folder = _fetch(model)
+    _check_memory(model, _size(folder), device)
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    try:
+        kind = json.loads((folder / "config.json").read_text())["model_type"]
+        if kind not in KINDS:
+            raise ValueError(f"it is of kind {kind!r}, which is none of {', '.join(KINDS)}")
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        network = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except Exception as error:  # whatever the library raises for files that are absent, cut short or foreign
+        raise CaptionError(f"Captioner {model!r} cannot be read from {folder}: {error}") from error
+    if getattr(network.config, "image_token_index", 0) is None:
+        # A BLIP-2 from before 2024 names no token to put the picture at: take one from the vocabulary's unused end.
+        network.config.image_token_index = network.config.text_config.vocab_size - 1
+    network.requires_grad_(False).eval().to(device)
+    return Captioner(network, processor, tokenizer)
+
+
+def _describe(describe: Captioner, images: Mapping[str, Path]) -> tuple[dict[str, str], dict[str, str]]:
+    """Captions of the pictures, and what is wrong with those that get none."""
+    pictures, wrong = {}, {}
+    for image, path in images.items():
+        try:
+            with Image.open(path) as picture:
+                pictures[image] = picture.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises
+            wrong[image] = f"{path} cannot be read: {error}"
+    captions = dict(zip(pictures, describe(list(pictures.values())) if pictures else (), strict=True))
+    wrong |= {image: "an empty caption" for image, caption in captions.items() if not caption}
+    return {image: caption for image, caption in captions.items() if caption}, wrong
+
+
+def _fetch(model: str) -> Path:
+    if not weights.HUB_NAME.fullmatch(model) or resolve(model).is_dir():
+        neither = "is neither a folder with config.json and whole weights nor a name on the Hugging Face hub, such as"
+        raise CaptionError(f"Captioner {model!r} {neither} {' or '.join(CAPTIONERS)}.")
+    why = "not all of its files are there"
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):  # the second for old models that have no other
+        try:
+            folder = weights.snapshot(model, "config.json", ["*.json", "*.txt", "*.model", pattern])
+        except Exception as error:  # no network, no such model, no room: the library has many classes for these
+            why = weights.reason(error)
+            break
+        if weights.weight_files(folder):
+            return folder
+    size = f", {readable_size(CAPTIONERS[model])}" if model in CAPTIONERS else ""
+    without = ' --exclude "*.bin" --exclude "*.h5"' if model in CAPTIONERS else ""  # the same weights once more
+    raise CaptionError(
+        f"Captioner {model} is neither in {weights_folder() / Path(model).name} nor in the cache "
+        f"{constants.HF_HUB_CACHE}, and cannot be fetched ({why}). With a network{size}: hf download {model}{without}"
+    )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a model in single precision."""
+    files = weights.weight_files(folder)
+    try:
+        return sum(4 * math.prod(shape) for file in files for shape in safetensors_shapes(file).values())
+    except ValueError:  # of the other format, or damaged: loading will say so
+        return sum(file.stat().st_size for file in files)
+
+
+def _check_memory(model: str, size: int, device: torch.device) -> None:
+    """Raise before loading what this machine cannot hold."""
+    need, free = (size if device.type == "cpu" else size // 2) + WORKING_MEMORY, _free_memory(device)
+    if need > free:
+        where = "on a CPU, in single precision," if device.type == "cpu" else f"on {device}, in half precision,"
+        raise CaptionError(
+            f"{model} needs {readable_size(need)} of memory {where} and {readable_size(free)} are free. Take a smaller "
+            f"model, such as --model {SMALL_CAPTIONER} ({readable_size(CAPTIONERS[SMALL_CAPTIONER])} on a CPU), or a "
+            "larger machine."
+        )
+
+
+def _free_memory(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

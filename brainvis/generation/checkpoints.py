@@ -1,0 +1,82 @@
+"""Single files of weights: which kind of model they hold, told by names and shapes, and safe reading."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+from safetensors import SafetensorError, safe_open
+
+UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+
+# What other kinds of file are known by: a part of a parameter's name, and what the file is then.
+OTHER_KINDS = (
+    (("lora_", ".lora"), "a LoRA: changes to a model's weights, without the model itself"),
+    (("control_model.", "controlnet_"), "a ControlNet"),
+    (("conditioner.embedders.",), "Stable Diffusion XL"),
+    (("cond_stage_model.model.",), "Stable Diffusion 2, whose text encoder is another"),
+    (("joint_blocks.",), "Stable Diffusion 3"),
+    (("double_blocks.", "single_transformer_blocks."), "FLUX"),
+    (("down_blocks.", "mid_block."), "one network of a diffusers folder; give the folder that all its networks are in"),
+)
+OTHER_INPUTS = {5: "a depth-to-image model", 8: "InstructPix2Pix", 9: "an inpainting model"}  # by channels in
+
+
+def refusal(shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Why a file with parameters of these shapes is no text-to-image Stable Diffusion 1.x; None: it may be one."""
+    for marks, kind in OTHER_KINDS:
+        if any(mark in name for mark in marks for name in shapes):
+            return f"is {kind}"
+    parts = {"UNet": UNET + "input_blocks.", "VAE": VAE, "text encoder": TEXT_ENCODER}
+    lacking = [part for part, prefix in parts.items() if not any(name.startswith(prefix) for name in shapes)]
+    if lacking == ["UNet", "text encoder"] or any(name.startswith("encoder.conv_in.") for name in shapes):
+        return "is a VAE alone"
+    if lacking:
+        return f"has no {' and no '.join(lacking)}" + ("" if len(lacking) < 3 else ": it is no Stable Diffusion")
+    inputs = shapes.get(UNET + "input_blocks.0.0.weight", (0, 4))[1]
+    if inputs != 4:
+        return f"is {OTHER_INPUTS.get(inputs, 'another model')}: its UNet has {inputs} input channels instead of 4"
+    return None
+
+
+def safetensors_shapes(path: Path) -> dict[str, Sequence[int]]:
+    """Shape of each parameter of a safetensors file, from its header alone; ValueError if damaged or cut short."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        if "incomplete metadata" in str(error):  # the header names more than there is
+            raise ValueError(f"is cut short: it has {path.stat().st_size:,} bytes; fetch it again") from error
+        raise ValueError("is no safetensors file, or a damaged one") from error
+
+
+class StandIn:
+    """Takes the place of a class or function that a pickle names: keeps the state it is given, and does nothing."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, dict):
+            vars(self).update(state)
+
+
+def read_checkpoint(path: Path) -> object:
+    """What `torch.save` wrote, tensors mapped from the file. Nothing that its pickle names is imported or called.
+
+    UnpicklingError for one that is damaged, older than torch 1.6, a TorchScript program, or asks for more than tensors,
+    plain containers and `StandIn`s.
+    """
+    import torch
+
+    if not zipfile.is_zipfile(path):
+        older = "was written before torch 1.6 (2020): then load it with torch elsewhere and save its state dict anew"
+        raise UnpicklingError(f"it is damaged, or {older}")
+    try:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(type("StandIn", (StandIn,), {}), name) for name in foreign]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a damaged pickle fails in as many ways as there are objects
+        raise UnpicklingError(f"it is no whole file of torch.save: {error}") from error

@@ -1,0 +1,233 @@
+"""Stable Diffusion 1.x as a generator: a diffusers folder, or a single file in the layout it was first published in.
+
+Folders `judge/`, a classifier of its pictures, and `clip/`, an open_clip model, may stand in a diffusers folder. A
+single file holds weights alone: `sd15/` tells its architecture, open_clip brings the vocabulary.
+"""
+
+from __future__ import annotations
+
+import gzip
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import open_clip
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from diffusers.utils import logging as diffusers_logging
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as hf_logging
+
+from brainvis.configuration import Generation
+from brainvis.generation.checkpoints import TEXT_ENCODER, UNET, VAE, read_checkpoint, refusal
+from brainvis.generation.clip import Clip
+from brainvis.generation.sampler import Sampling, decode, denoise, starting_noise, under_noise
+from brainvis.generation.weights import BackboneError, backbone_fingerprint, obtain_backbone, weights_variant
+from brainvis.phantom.judge import load_judge
+from brainvis.training import choose_device
+
+CONFIGURATION = Path(__file__).parent / "sd15"
+TOKENS = 77  # of a text, with its beginning and end
+MERGES = 49152 - 256 - 2  # pairs of the published vocabulary; the file goes on with pairs that are not used
+LARGE = 256  # pixels; larger pictures are coded and decoded one by one
+NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+BATCH = 64  # texts encoded at a time
+
+
+@dataclass(frozen=True)
+class StableDiffusion:
+    """A `Generator` with one frozen copy of the weights for both stages, and without a safety checker."""
+
+    name: str
+    pipeline: StableDiffusionPipeline
+    judge: nn.Module | None
+    clip: Clip | None
+    fingerprint: str
+    _prompts: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def resolution(self) -> int:
+        return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+
+    @property
+    def conditioning_shape(self) -> tuple[int, int]:
+        return self.pipeline.tokenizer.model_max_length, self.pipeline.text_encoder.config.hidden_size
+
+    device = property(lambda self: self.pipeline.unet.device)
+    dtype = property(lambda self: self.pipeline.unet.dtype)
+
+    def text_embeddings(self, texts: Sequence[str]) -> Tensor:
+        """Last hidden states of the text encoder, as the pipeline conditions on them: (n, tokens, width) float32, CPU.
+
+        Each text is padded to the longest that there may be; longer ones are cut, with one warning.
+        """
+        texts, room = list(texts), self.conditioning_shape[0]
+        lengths = map(len, self.pipeline.tokenizer(texts, verbose=False).input_ids if texts else [])
+        if long := [text for text, length in zip(texts, lengths, strict=True) if length > room]:
+            said = f"{len(long)} of {len(texts)} texts have more than {room} tokens and are cut, {long[0]!r} first"
+            warnings.warn(said, stacklevel=3)
+        embeddings = torch.empty(len(texts), *self.conditioning_shape)
+        starts = range(0, len(texts), BATCH)
+        with _quiet(), torch.inference_mode():
+            for start in tqdm(starts, desc="text embeddings", unit="batch", disable=len(starts) < 4):
+                batch = texts[start : start + BATCH]
+                encoded, _ = self.pipeline.encode_prompt(batch, self.device, 1, do_classifier_free_guidance=False)
+                embeddings[start : start + BATCH] = encoded.float().cpu()
+        return embeddings
+
+    def check(self, steps: int, strength: float) -> None:
+        """ValueError for settings that leave no step to take, or more than there are."""
+        Sampling(steps, guidance=1.0, strength=strength).start(self.pipeline)
+
+    def draw(self, embeddings: Tensor, noise: list[torch.Generator], config: Generation) -> Tensor:
+        """Pictures from text embeddings: PLMS, conditioned on the embeddings themselves."""
+        sampling = Sampling(config.semantic_steps, config.semantic_guidance)
+        return self._pictures(starting_noise(self.pipeline, noise), embeddings, sampling)
+
+    def refine(
+        self, pictures: Tensor | None, names: list[str], noise: list[torch.Generator], config: Generation
+    ) -> Tensor:
+        """Image-to-image generation prompted with names; without pictures, text-to-image."""
+        sampling = Sampling(config.refinement_steps, config.refinement_guidance)
+        if pictures is None:
+            return self._pictures(starting_noise(self.pipeline, noise), self._prompted(names), sampling)
+        sampling = replace(sampling, strength=config.strength)
+        latents = under_noise(self.pipeline, pictures, noise, sampling)
+        return self._pictures(latents, self._prompted(names), sampling)
+
+    @torch.inference_mode()
+    def _pictures(self, latents: Tensor, embeddings: Tensor, sampling: Sampling) -> Tensor:
+        empty = self._prompted([""]) if sampling.guidance > 1 else None
+        return decode(self.pipeline, denoise(self.pipeline, latents, embeddings, empty, sampling))
+
+    def _prompted(self, names: list[str]) -> Tensor:
+        """Embeddings of prompts, each of which is encoded once, whatever batch it comes in."""
+        for name in set(names) - self._prompts.keys():
+            self._prompts[name] = self.text_embeddings([name])
+        return torch.cat([self._prompts[name] for name in names])
+
+
+def load_stable_diffusion(
+    name: str | Path = "phantom",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    configuration: Path = CONFIGURATION,
+) -> StableDiffusion:
+    """Load a backbone ("phantom", "sd15" or a path), frozen and in evaluation mode.
+
+    Memory for Stable Diffusion 1.5, calculated from its layers, not measured: on a GPU 2.1 GB of weights and 0.6 GB of
+    activations for 4 pictures of 512 x 512 under guidance, under 4 GB with what CUDA takes; on a CPU twice as much.
+
+    `dtype` None: see `choose_number_type`; `configuration` is the folder that says the architecture of a single file.
+    BackboneError if it is unknown, absent and not to be fetched, or unreadable.
+    """
+    place, device, judge, clip = obtain_backbone(name), choose_device(device), None, None
+    dtype = dtype or choose_number_type(device)
+    try:
+        if place.is_file():
+            pipeline = read_single_file(place, dtype, configuration)
+        else:
+            settings = {"dtype": dtype, "variant": weights_variant(place), "use_safetensors": True, **NO_CHECKER}
+            with _quiet():
+                pipeline = StableDiffusionPipeline.from_pretrained(str(place), local_files_only=True, **settings)
+            if (place / "judge").is_dir():
+                judge = load_judge(place / "judge").to(device)
+            if (folder := place / "clip").is_dir():
+                model = open_clip.create_model(f"local-dir:{folder}", device=device).float()
+                clip = Clip(model.eval().requires_grad_(False))
+    except Exception as error:  # whatever the libraries raise for a file that is absent, cut short or foreign
+        raise BackboneError(f"backbone {str(name)!r} cannot be read from {place}: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)  # the stages show one of their own, over all pictures
+    pipeline.to(device)
+    for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        network.requires_grad_(False).eval()
+        network.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
+    backbone = StableDiffusion(str(name), pipeline, judge, clip, backbone_fingerprint(name))
+    if backbone.resolution > LARGE:
+        pipeline.vae.enable_slicing()
+    if device.type == "mps":
+        pipeline.enable_attention_slicing()  # attention there keeps all its weights
+    return backbone
+
+
+def choose_number_type(device: torch.device) -> torch.dtype:
+    """float16 on a CUDA GPU, float32 elsewhere: CPUs are slow in half precision, and MPS has given black pictures.
+
+    Stable Diffusion 1.x stays within float16's range; bfloat16 has steps near 1 as large as those between grey levels.
+    """
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def read_single_file(path: Path, dtype: torch.dtype, configuration: Path = CONFIGURATION) -> StableDiffusionPipeline:
+    """A pipeline from a single file, in evaluation mode, on the CPU, without a safety checker.
+
+    Not by `from_single_file`, which leaves a text encoder's lacking weights empty without a word. The averaged copy
+    (`model_ema.`) of a training is left alone, as the published samplers do. ValueError or RuntimeError names another
+    kind of model, and weights that are missing or of another shape.
+    """
+    state = load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path)  # mapped from the file
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if wrong := refusal({name: value.shape for name, value in state.items()}):
+        raise ValueError(f"the file {wrong}")
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name: state.pop(name) for name in list(state) if name.startswith(prefix)}
+
+    unet = UNet2DConditionModel.load_config(configuration / "unet")
+    vae = AutoencoderKL.load_config(configuration / "vae")
+    text_encoder = CLIPTextConfig.from_pretrained(configuration / "text_encoder")
+    texts = {name.removeprefix(TEXT_ENCODER).removeprefix("text_model."): w for name, w in part(TEXT_ENCODER).items()}
+    texts.pop("embeddings.position_ids", None)  # 0, 1, 2, ...: no weight, some files have it
+    return StableDiffusionPipeline(
+        _filled(lambda: AutoencoderKL.from_config(vae), convert_ldm_vae_checkpoint(part(VAE), vae), dtype),
+        _filled(lambda: CLIPTextModel(text_encoder), texts, dtype),
+        clip_tokenizer(),
+        _filled(lambda: UNet2DConditionModel.from_config(unet), convert_ldm_unet_checkpoint(part(UNET), unet), dtype),
+        PNDMScheduler.from_pretrained(configuration / "scheduler", local_files_only=True),
+        **NO_CHECKER,
+    )
+
+
+def _filled(build: Callable[[], nn.Module], state: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
+    with init_empty_weights():
+        network = build()
+    # A weight that the file lacks is None after diffusers' conversion.
+    network.load_state_dict({name: w.to(dtype) for name, w in state.items() if w is not None}, assign=True)
+    return network.eval()
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """The tokenizer of Stable Diffusion 1.x: 49,408 tokens, built from the byte pairs that open_clip ships."""
+    with gzip.open(Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
+        merges = [tuple(line.split()) for line in file.read().split("\n")[1 : MERGES + 1]]  # the first is a title
+    # Bytes that print stand for themselves, in this order; the others have the letters from 256 on.
+    printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    letters = [chr(code) for code in (*printing, *range(256, 512 - len(printing)))]
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS, pad_token="<|endoftext|>")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' bars over a handful of files, and their notes on every text that is cut."""
+    before = [(lib, lib.get_verbosity(), lib.is_progress_bar_enabled()) for lib in (diffusers_logging, hf_logging)]
+    for library, *_ in before:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, verbosity, bars in before:
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()

@@ -1,0 +1,146 @@
+"""Text embeddings of class names (coarse semantics) and captions (fine semantics): the targets of alignment.
+
+Every different text is encoded once per generator and kept in one file, read memory-mapped; trials refer to its rows.
+In half precision, 40 class names and 2,000 captions of Stable Diffusion 1.5 (77 tokens of width 768) take 241 MB.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm.auto import tqdm
+
+from brainvis.files import write_aside
+from brainvis.generation import Generator
+
+BLOCK = 256  # text embeddings that are converted to single precision at a time: 61 MB at 77 x 768
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """Text embeddings of a list of different texts."""
+
+    texts: tuple[str, ...]
+    embeddings: Tensor  # (text, tokens, width) float16, memory-mapped where there is a file
+    fingerprint: str  # of the generator that encoded them
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Row of each text."""
+        return {text: row for row, text in enumerate(self.texts)}
+
+    def lookup(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of `texts`, in their order: (n, tokens, width) float16. ValueError for one never encoded."""
+        if unknown := [text for text in texts if text not in self.index]:
+            raise ValueError(
+                f"{len(unknown)} texts were never encoded, {unknown[0]!r} first; pass them to `build_text_embeddings`"
+            )
+        return self.embeddings[[self.index[text] for text in texts]]
+
+
+def build_text_embeddings(generator: Generator, texts: Sequence[str], file: str | Path | None = None) -> TextEmbeddings:
+    """Embeddings of at least `texts`, each encoded once, in half precision whether read or just encoded.
+
+    Missing texts are added to a safetensors `file` of the same generator; another's, or one that cannot be read, is
+    replaced. Of two processes that build it at once, the last one's is kept, whole; what it lacks is encoded next time.
+    """
+    shape = tuple(generator.conditioning_shape)
+    known = _read(Path(file), generator.fingerprint, shape) if file else None
+    known = known or TextEmbeddings((), torch.empty(0, *shape, dtype=torch.float16), generator.fingerprint)
+    missing = [text for text in dict.fromkeys(texts) if text not in known.index]
+    if not missing:
+        return known
+    encoded = torch.empty(len(known.texts) + len(missing), *shape, dtype=torch.float16)
+    encoded[: len(known.texts)] = known.embeddings
+    encoded[len(known.texts) :] = generator.text_embeddings(missing)
+    built = TextEmbeddings((*known.texts, *missing), encoded, generator.fingerprint)
+    if not file:
+        return built
+    notes = {"generator": built.fingerprint, "texts": json.dumps(built.texts)}
+    write_aside(Path(file), lambda path: save_file({"embeddings": built.embeddings}, path, metadata=notes))
+    written = _read(Path(file), generator.fingerprint, shape)  # mapped, so that the memory above is free again
+    return written if written and written.texts == built.texts else built
+
+
+def _read(file: Path, fingerprint: str, shape: tuple[int, int]) -> TextEmbeddings | None:
+    """What is in `file`, memory-mapped; None if it is not there, not readable, or of another generator."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            notes = content.metadata() or {}
+            if notes.get("generator") != fingerprint:
+                return None
+            found = TextEmbeddings(tuple(json.loads(notes["texts"])), content.get_tensor("embeddings"), fingerprint)
+    except (FileNotFoundError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
+        return None
+    whole = found.embeddings.dtype == torch.float16 and found.embeddings.shape == (len(found.texts), *shape)
+    return found if whole else None
+
+
+def text_cosines(embeddings: Tensor, others: Tensor) -> Tensor:
+    """Cosines (n, m) of whole text embeddings, (n, tokens, width) and (m, tokens, width), each as one long vector."""
+    few = len(embeddings) * len(others) < 1e6
+    blocks = tqdm(embeddings.split(BLOCK), desc="cosines", unit="block", leave=False, disable=few)
+    units = map(_unit, blocks)
+    return torch.cat([torch.cat([unit @ _unit(other).T for other in others.split(BLOCK)], dim=1) for unit in units])
+
+
+def average_embeddings(coarse: Tensor, fine: Tensor, labels: Tensor, captions: Tensor) -> Tensor:
+    """Mean over trials of both targets' sum, (1, tokens, width) float32: the best prediction without knowing any EEG.
+
+    `labels` and `captions` (trial,) are each trial's rows in `coarse` and `fine` (text, tokens, width).
+    """
+    tokens = range(coarse.shape[1])  # one at a time: the embeddings of all trials at once would take gigabytes
+    means = [(coarse[labels, token].float() + fine[captions, token].float()).mean(0) for token in tokens]
+    return torch.stack(means)[None]
+
+
+def retrieval_ranks(predicted: Tensor, candidates: Tensor, truth: Tensor, among: Tensor | None = None) -> Tensor:
+    """Rank (trial,) of the right text, row `truth` (trial,) of candidates (text, tokens, width), by cosine; 0 is best.
+
+    `among` (trial, text) bool says which are candidates of a trial; None: all. Ties count as ranked before it.
+    """
+    cosines = text_cosines(predicted, candidates)  # (trial, text)
+    right = cosines.gather(1, truth[:, None])
+    before = cosines >= right if among is None else (cosines >= right) & among
+    return before.sum(1) - 1  # the right one is not before itself
+
+
+def interpolation_position(predicted: Tensor, coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
+    """Where predictions lie between the coarse and the fine embeddings of their trials.
+
+    Tensors (trial,) from (trial, tokens, width): `position`, the coefficient of the projection of predicted - coarse on
+    fine - coarse (0 at the coarse embedding, 1 at the fine one, NaN where both are the same); `off_axis`, the distance
+    from that line relative to the distance between coarse and fine; `cosine_coarse` and `cosine_fine`.
+    """
+    blocks = zip(*(values.split(BLOCK // 8) for values in (predicted, coarse, fine)), strict=True)
+    parts = [_interpolation_position(*(values.flatten(1).double() for values in block)) for block in blocks]
+    return {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
+
+
+def _interpolation_position(predicted: Tensor, coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
+    """The same of some trials, (b, tokens * width) float64, a dozen copies of which are made."""
+    axis, offset = fine - coarse, predicted - coarse
+    squared = axis.square().sum(1)
+    position = (offset * axis).sum(1) / squared  # 0 / 0 is NaN, as promised
+    residual = offset - torch.nan_to_num(position)[:, None] * axis
+    unit = normalize(predicted, dim=-1)
+    return {
+        "position": position,
+        "off_axis": residual.norm(dim=1) / squared.sqrt(),
+        "cosine_coarse": (unit * normalize(coarse, dim=-1)).sum(1),
+        "cosine_fine": (unit * normalize(fine, dim=-1)).sum(1),
+    }
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    """(n, tokens, width) -> (n, tokens * width) float32 of length 1."""
+    return normalize(embeddings.flatten(1).float(), dim=-1)

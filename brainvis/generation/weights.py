@@ -1,0 +1,326 @@
+"""What others publish and a study can need: what it is called, where it is looked for, and how it is fetched.
+
+All is looked for in `data/weights` under its published name, then in the cache of the library that downloads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import huggingface_hub
+
+from brainvis.files import ROOT, BrainvisError, digest, file_digest, readable_size, resolve, weights_folder
+from brainvis.generation.checkpoints import refusal, safetensors_shapes
+
+PATIENCE = 3.0  # seconds that the hub may take to answer at all: asked without a network, a download gives up after 23
+TIMEOUT = 30.0  # seconds without an answer after which a download from elsewhere is given up
+
+
+class WeightsError(BrainvisError):
+    """Weights of a judge that are missing or cannot be read."""
+
+
+class MissingWeights(WeightsError):
+    """Weights of a judge that are nowhere and cannot be downloaded."""
+
+
+class BackboneError(BrainvisError):
+    """A text-to-image model that is unknown or cannot be read."""
+
+
+def cached(repository: str, file: str, revision: str | None = None) -> Path | None:
+    """A file of a repository in the hub's own cache."""
+    found = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def first(places: Iterable[Path | None], whole: Callable[[Path], object] = Path.is_file) -> Path | None:
+    """The first of several places where something is whole."""
+    return next((place for place in places if place and whole(place)), None)
+
+
+def snapshot(repository: str, file: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """Download a repository's files into the hub's own cache, after one question for `file`; returns their folder."""
+    url = huggingface_hub.hf_hub_url(repository, file, revision=revision)
+    huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE)
+    return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+
+
+def reason(error: Exception) -> str:
+    """The first line of what it says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# Networks that judge pictures
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A published file."""
+
+    name: str  # of the network
+    url: str
+    size: int  # bytes
+    sha256: str  # first digits
+    metrics: tuple[str, ...]  # that need it
+    source: str = "torchvision"  # whose download it is
+    repository: str = ""  # on the Hugging Face hub, if it lives there
+
+    @property
+    def file(self) -> str:
+        """Where it is looked for below `data/weights`."""
+        return "/".join([*self.repository.split("/")[1:], Path(self.url).name])
+
+
+TORCHVISION = "https://download.pytorch.org/models/"
+TORCH_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+CLIP = "timm/vit_large_patch14_clip_224.openai"
+WEIGHTS = {
+    "vit_h_14": Weights(
+        "ViT-H/14 (SWAG, fine-tuned on ImageNet-1k at 518 pixels)",
+        TORCHVISION + "vit_h_14_swag-80465313.pth",
+        2_534_033_850,  # to a kilobyte: torchvision gives 2416.643 MiB
+        "80465313",
+        ("generation accuracy",),
+    ),
+    "inception_fid": Weights(
+        "Inception of FID (2015-12-05)",
+        TORCH_FIDELITY + "weights-inception-2015-12-05-6726825d.pth",
+        95_628_359,
+        "6726825d",
+        ("Inception Score", "FID"),
+        "torch-fidelity",
+    ),
+    "alexnet": Weights(
+        "AlexNet (ImageNet-1k)",
+        TORCHVISION + "alexnet-owt-7be5be79.pth",
+        244_408_911,
+        "7be5be79",
+        ("two-way identification by AlexNet 2", "two-way identification by AlexNet 5"),
+    ),
+    "inception_v3": Weights(
+        "Inception v3 (ImageNet-1k)",
+        TORCHVISION + "inception_v3_google-0cc3c7bd.pth",
+        108_949_747,
+        "0cc3c7bd",
+        ("two-way identification by Inception",),
+    ),
+    # OpenAI's own ViT-L-14.pt is a program (TorchScript), which cannot be read as weights alone: this is its content.
+    "clip": Weights(
+        "CLIP ViT-L/14 (OpenAI)",
+        f"https://huggingface.co/{CLIP}/resolve/main/open_clip_model.safetensors",
+        1_710_517_724,
+        "9ce2e8a8",
+        ("CLIP similarity", "two-way identification by CLIP"),
+        "open_clip",
+        CLIP,
+    ),
+}
+
+
+def find_weights(key: str) -> Path | None:
+    """Where the file of a network lies; None: nowhere. Fetches nothing."""
+    weights, name = WEIGHTS[key], Path(WEIGHTS[key].file).name
+    in_cache = cached(weights.repository, name) if weights.repository else torch_cache() / name
+    return first((weights_folder() / weights.file, in_cache))
+
+
+def obtain_weights(key: str) -> Path:
+    """The file of a network, downloaded with progress if it is nowhere yet; MissingWeights if it cannot be."""
+    weights, name, patience = WEIGHTS[key], Path(WEIGHTS[key].file).name, socket.getdefaulttimeout()
+    if found := find_weights(key):
+        return found
+    try:
+        if weights.repository:
+            return snapshot(weights.repository, name, [name]) / name
+        import torch
+
+        target = torch_cache() / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        print(f"Downloading {weights.url} ({readable_size(weights.size)}) to {target}")
+        socket.setdefaulttimeout(TIMEOUT)  # torch would wait for ever
+        torch.hub.download_url_to_file(weights.url, str(target), weights.sha256)
+        return target
+    except Exception as error:  # whatever the libraries raise without a connection, or for half a file
+        raise MissingWeights(
+            f"{weights.name} is missing and could not be downloaded ({reason(error)}). Left out: "
+            f"{', '.join(weights.metrics)}. Put {name} ({readable_size(weights.size)}, {weights.url}) at "
+            f"{weights_folder() / weights.file} and run this again: pictures that were generated are kept."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def torch_cache() -> Path:
+    """Where `torch.hub` keeps downloaded weights."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub" / "checkpoints"
+
+
+def weights_fingerprint(file: Path) -> str:
+    """First 16 hexadecimal digits of a whole file's sha256, to compare with the published one."""
+    return _sha256(file, file.stat().st_size, file.stat().st_mtime_ns)[:16]
+
+
+@lru_cache(maxsize=32)  # a file that changed is read again
+def _sha256(file: Path, size: int, changed: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# Text-to-image models
+
+PHANTOM = ROOT / "brainvis" / "phantom" / "backbone"
+NETWORKS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+COMPONENTS = (*NETWORKS, "tokenizer", "scheduler")
+EXTRAS = ("judge", "clip")  # may stand beside the components
+SUFFIXES = (".safetensors", ".ckpt")
+ALLOWED = "allowed are phantom, sd15 and the path of a diffusers Stable Diffusion folder or of a single file "
+ALLOWED += f"({' or '.join(SUFFIXES)})"
+
+
+class StableDiffusion15:
+    """Stable Diffusion 1.5 as it is published, and where it is looked for here: half precision, no safety checker."""
+
+    name, title = "sd15", "Stable Diffusion 1.5"
+    repository, revision = "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+    size = 2_135_000_000  # bytes of these files of the repository, which are fetched
+    settings = (
+        *("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in NETWORKS)),
+        *(f"tokenizer/{name}" for name in ("special_tokens_map.json", "tokenizer_config.json", "vocab.json")),
+        "tokenizer/merges.txt",
+    )
+    files = (*settings, *(f"{part}/{stem}.fp16.safetensors" for part, stem in NETWORKS.items()))
+    single_files = {  # also published, in the original layout, and their bytes
+        "v1-5-pruned-emaonly.safetensors": 4_265_146_304,
+        "v1-5-pruned-emaonly.ckpt": 4_265_380_512,
+        "v1-5-pruned.safetensors": 7_703_324_291,
+    }
+    patterns = '--include "*.json" --include "tokenizer/*" --include "*.fp16.safetensors" --exclude "safety_checker/*"'
+    command = f"hf download {repository} --revision {revision} {patterns}"  # fetches it into the hub's own cache
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Where it is looked for before the hub's cache; the first that is there is taken."""
+        return tuple(weights_folder() / name for name in (*self.single_files, self.repository.split("/")[1]))
+
+
+STABLE_DIFFUSION = StableDiffusion15()
+
+
+def find_backbone(name: str | Path) -> Path | None:
+    """Where a backbone lies, a folder or a single file; None: `name` is known, but not on this machine.
+
+    BackboneError if it is neither a known name nor a path where something is, or what is there is no such backbone.
+    """
+    model, known = STABLE_DIFFUSION, {"phantom": (PHANTOM,), STABLE_DIFFUSION.name: STABLE_DIFFUSION.places}
+    if place := first(known.get(str(name), (resolve(name),)), Path.exists):
+        if problem := _problem(place):
+            raise BackboneError(f"backbone {str(name)!r}: {problem}; {ALLOWED}")
+        return place
+    if str(name) not in known:
+        raise BackboneError(f"unknown backbone {str(name)!r}; {ALLOWED}")
+    index = cached(model.repository, "model_index.json", model.revision) if str(name) == model.name else None
+    whole = index and all((index.parent / file).exists() for file in model.settings) and not _problem(index.parent)
+    return index.parent if whole else None
+
+
+def obtain_backbone(name: str | Path) -> Path:
+    """Where a backbone lies; a published one that is not here yet is downloaded. BackboneError if it cannot be."""
+    if place := find_backbone(name):
+        return place
+    if str(name) == "phantom":
+        mend = "restore it from git or train it: python docs/backbone/train_backbone.py --output FOLDER"
+        raise BackboneError(f"the phantom backbone is missing from {PHANTOM}; {mend}")
+    model = STABLE_DIFFUSION
+    size, (single, single_size) = readable_size(model.size), next(iter(model.single_files.items()))
+    print(f"{model.title} is not on this machine: fetching {size} of {model.repository}", file=sys.stderr)
+    try:
+        return snapshot(model.repository, "model_index.json", model.files, model.revision)
+    except Exception as error:  # whatever the library raises without a connection, or for half a file
+        raise BackboneError(
+            f"backbone {model.name!r} ({model.title}) is not on this machine and cannot be fetched ({reason(error)}).\n"
+            f"Looked for: {', '.join(map(str, model.places))}, and revision {model.revision[:7]} of "
+            f"{model.repository} in {huggingface_hub.constants.HF_HUB_CACHE}.\n"
+            f"Either fetch it where there is a network ({size}):\n  {model.command}\n"
+            f"or put the single file {single} ({readable_size(single_size)}) into {weights_folder()}."
+        ) from error
+
+
+def backbone_fingerprint(name: str | Path) -> str:
+    """Hexadecimal digits that stand for every configuration and weight file of a backbone, wherever it lies."""
+    place = obtain_backbone(name)
+    if place.is_file():
+        return file_digest(place)
+    files = [file for part in (*COMPONENTS, *EXTRAS) for file in (place / part).rglob("*") if file.is_file()]
+    files = [file for file in files if file.suffix in (".json", ".txt", ".safetensors", ".bin")]
+    files.append(place / "model_index.json")  # others, a README say, are not the backbone
+    return digest({file.relative_to(place).as_posix(): file_digest(file) for file in files})
+
+
+def weights_variant(folder: Path) -> str | None:
+    """Which weights of a diffusers folder are read: None, those of the plain names; "fp16", those in half precision."""
+    return "fp16" if _lacking_weights(folder, "") else None
+
+
+def _lacking_weights(folder: Path, variant: str) -> list[str]:
+    files = [f"{part}/{stem}{variant}.safetensors" for part, stem in NETWORKS.items()]
+    return [file for file in files if not (folder / file).is_file()]
+
+
+def _problem(place: Path) -> str | None:
+    """Why what lies at `place` is no backbone, as far as its names tell."""
+    if place.is_dir():
+        lacking = [part for part in ("model_index.json", *COMPONENTS) if not (place / part).exists()]
+        lacking = lacking or min((_lacking_weights(place, variant) for variant in ("", ".fp16")), key=len)
+        return f"no {', '.join(lacking)} in {place}" if lacking else None
+    if place.suffix not in SUFFIXES:
+        return f"{place} has another ending than {' or '.join(SUFFIXES)}"
+    try:
+        wrong = refusal(safetensors_shapes(place)) if place.suffix == ".safetensors" else None
+    except ValueError as error:
+        wrong = str(error)
+    return f"{place} {wrong}" if wrong else None
+
+
+# Image-to-text models
+
+# Bytes to fetch, in single precision: a CPU needs as much memory, a GPU, in half precision, half of it.
+CAPTIONERS = {
+    "Salesforce/blip2-opt-2.7b": 15_500_000_000,  # 3.7 billion parameters; the authors' choice
+    "Salesforce/blip-image-captioning-large": 1_880_000_000,
+}
+CAPTIONER, SMALL_CAPTIONER = CAPTIONERS
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def find_captioner(model: str) -> Path | None:
+    """Folder of an image-to-text model that is on this machine, whole; None if it would have to be fetched.
+
+    Looked for as a path, then under its last name in `data/weights`, then in the hub's own cache.
+    """
+    configuration = cached(model, "config.json") if HUB_NAME.fullmatch(model) else None
+    folders = (resolve(model), weights_folder() / Path(model).name, configuration and configuration.parent)
+    return first(folders, lambda folder: (folder / "config.json").is_file() and weight_files(folder))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a transformers model's weights; none if one of them is missing."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        files = {folder / name}
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            parts = json.loads((folder / f"{name}.index.json").read_text())["weight_map"].values()
+            files = {folder / part for part in parts}
+        if all(file.is_file() for file in files):
+            return sorted(files)
+    return []

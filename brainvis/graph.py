@@ -1,0 +1,349 @@
+"""The graph of a study: its stages, what each depends on, where each run lives, and who shares it.
+
+Snakemake reads its plan from here, so that nothing in this module imports torch. A run's fingerprint covers its part of
+the configuration, its data, its seed, its code and the fingerprints of the runs that it is built from. An ablation owns
+a run only where that fingerprint differs from the one of the whole method: all else it finds in the runs of `full`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shlex
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from brainvis.configuration import ABLATIONS, Configuration, configure
+from brainvis.data import DATASETS
+from brainvis.files import (
+    ROOT,
+    BrainvisError,
+    code_digest,
+    data_folder,
+    digest,
+    figures_folder,
+    runs_folder,
+    source_digest,
+)
+from brainvis.generation import generator_source
+from brainvis.models import ENCODERS
+
+
+class StudyError(BrainvisError):
+    """A choice or a run that a study cannot work with."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One notebook of the study and what its result depends on."""
+
+    notebook: str
+    reads: tuple[str, ...] = ()  # parts of the configuration
+    needs: tuple[str, ...] = ()  # stages whose products it loads; fusion: those that train its branches
+    of_subject: bool = False  # run for one subject, or once for all
+    draws: bool = False  # needs pictures and a generator
+
+
+STAGES = {
+    "exploration": Stage("01_data_exploration"),
+    "lmm_pretraining": Stage("02_lmm_pretraining", reads=("time",), needs=("exploration",)),
+    # Stands for every branch but the time branch: "eegnet_branch" is the same notebook with another encoder.
+    "frequency_branch": Stage("03_frequency_branch", reads=("frequency",), needs=("exploration",)),
+    "fusion": Stage("04_fusion", reads=("fusion",), of_subject=True),
+    "alignment": Stage("05_alignment", reads=("alignment",), needs=("fusion",), of_subject=True, draws=True),
+    "generation": Stage("06_generation", reads=("generation",), needs=("alignment",), of_subject=True, draws=True),
+}
+# Notebooks that gather the results of all the others: no fingerprint of their own, always for all subjects.
+SUMMARIES = {"ablations": "07_ablations", "figures": "08_figures"}
+NOTEBOOKS = {**{name: stage.notebook for name, stage in STAGES.items()}, **SUMMARIES}
+PROTOCOLS = {
+    "clean": "the epoch is chosen on validation trials; test trials are used once",
+    "paper": "trained on train and val, the epoch chosen on TEST trials, as in the authors' release: optimistic",
+}
+# What computes no result: bookkeeping, words and pictures. The configuration's values are part of the fingerprint.
+NO_RESULTS = tuple(
+    f"brainvis.{name}"
+    for name in ("__main__", "configuration", "graph", "study", "plots", "evaluation.needs", "evaluation.report")
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name; "<encoder>_branch" is that of every branch but the time branch."""
+    return STAGES["frequency_branch" if name not in STAGES and name.endswith("_branch") else name]
+
+
+def stage_of_branch(branch: str) -> str:
+    """The stage that trains a branch."""
+    return "lmm_pretraining" if branch == "time" else f"{branch}_branch"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is studied: the parameters that all notebooks share.
+
+    Raises:
+        StudyError: a value that is not allowed; the message lists those that are.
+    """
+
+    dataset: str = "phantom"
+    subject: int = 1
+    ablation: str = "full"
+    preset: str = "demo"
+    seed: int = 0
+    protocol: str = "clean"
+    backbone: str = "phantom"
+
+    def __post_init__(self) -> None:
+        load_extensions()
+        _check("dataset", self.dataset, DATASETS)
+        _check("ablation", self.ablation, ABLATIONS)
+        _check("protocol", self.protocol, PROTOCOLS)
+        if type(self.seed) is not int or self.seed < 0:
+            raise StudyError(f"seed is {self.seed!r}; it has to be a whole number from 0 on")
+        for branch in self.configuration.fusion.branches:
+            encoder_module(branch)  # refuses names that are not there
+        self.generator.fingerprint()  # refuses a backbone that is not there
+        _check("subject", self.subject, self.subjects)
+
+    # What it is made from
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """The preset for this data set, with the ablation's change."""
+        return configure(self.preset, self.ablation, self.dataset)
+
+    @cached_property
+    def generator(self):
+        """The entry of `GENERATORS` that is chosen as backbone."""
+        return generator_source(self.backbone)
+
+    @cached_property
+    def subjects(self) -> tuple[int, ...]:
+        """All subjects of the data set."""
+        return DATASETS[self.dataset].subjects(data_folder(self.dataset), self.configuration)
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """What the data are made from."""
+        return DATASETS[self.dataset].fingerprint(data_folder(self.dataset), self.configuration)
+
+    @cached_property
+    def has_images(self) -> bool:
+        """Whether the data set comes with the pictures that were shown."""
+        return DATASETS[self.dataset].has_images(data_folder(self.dataset), self.configuration)
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages of this choice in their order; without pictures it ends with fusion."""
+        branches = [stage_of_branch(branch) for branch in self.configuration.fusion.branches]
+        return ["exploration", *branches, "fusion", *(["alignment", "generation"] if self.has_images else [])]
+
+    def needs(self, stage: str) -> tuple[str, ...]:
+        """Stages whose products `stage` loads."""
+        branches = self.configuration.fusion.branches if stage == "fusion" else ()
+        return (*stage_named(stage).needs, *map(stage_of_branch, branches))
+
+    def sources(self, stage: str) -> tuple[str, ...]:
+        """Every stage that goes into the result of `stage`, itself last."""
+        before = [source for needed in self.needs(stage) for source in self.sources(needed)]
+        return (*dict.fromkeys(before), stage)
+
+    def code(self, stage: str) -> str:
+        """Digest of the code of `stage`: the cells of its notebook, and the modules that it runs.
+
+        These are the modules that the notebook imports, those that this choice's data set, branches and generator come
+        from, and all of `brainvis` that they import in turn; see `brainvis.files.code_digest`.
+        """
+        node = stage_named(stage)
+        cells, modules = _notebook_code(node.notebook)
+        branches = self.configuration.fusion.branches if node.of_subject else ()
+        if node is STAGES["frequency_branch"]:
+            branches = (stage.removesuffix("_branch"),)
+        entries = [DATASETS[self.dataset].load.__module__, *map(encoder_module, branches)]
+        entries += [self.generator.load.__module__] if node.draws else []
+        return digest([cells, code_digest(*modules, *entries, leave_out=NO_RESULTS)])
+
+    def fingerprint(self, stage: str, code: bool = True, original: bool = True) -> str:
+        """What the result of `stage` depends on; without `code` or `original`, besides code or the authors' weights."""
+        node, branch = stage_named(stage), stage.removesuffix("_branch")
+        settings = asdict(self.configuration)
+        read = {part: settings[part] for part in node.reads}
+        if node is STAGES["frequency_branch"] and branch != "frequency":
+            read = {"training": settings["frequency"]["training"], "arguments": settings["encoders"].get(branch)}
+        depends = {
+            "stage": stage,
+            "data": self.data_fingerprint,
+            "seed": self.seed,
+            "protocol": self.protocol,
+            "subject": self.subject if node.of_subject else "all",
+            "backbone": self.generator.fingerprint() if node.draws else None,
+            "configuration": read,
+            "code": self.code(stage) if code else None,
+            "built from": [self.fingerprint(needed, code, original) for needed in self.needs(stage)],
+        }
+        if original and (weights := original_weights(self.folder(stage))):
+            depends["original"] = {name: [origin["sha256"], origin["kind"]] for name, origin in weights.items()}
+        return digest(depends)
+
+    def with_ablation(self, ablation: str) -> Choice:
+        """The same choice under another ablation."""
+        return self if ablation == self.ablation else replace(self, ablation=ablation)
+
+    def owner(self, stage: str) -> str:
+        """The ablation in whose folder the run of `stage` lives: `full`, unless this one changes the result."""
+        if self.ablation == "full" or stage in SUMMARIES:
+            return "full"
+        full = self.with_ablation("full")
+        shared = self.fingerprint(stage, original=False) == full.fingerprint(stage, original=False)
+        return "full" if shared else self.ablation
+
+    # Where it is
+
+    @property
+    def name(self) -> str:
+        """Folder name of the study: the data set and every choice that is not the default."""
+        parts = [self.dataset]
+        parts += [Path(self.preset).stem] if self.preset != "demo" else []
+        parts += [f"seed-{self.seed}"] if self.seed else []
+        parts += [f"{self.protocol}-protocol"] if self.protocol != "clean" else []
+        backbone = Path(self.backbone).name.removesuffix(".safetensors").removesuffix(".ckpt")
+        parts += [backbone] if self.backbone != "phantom" else []
+        return "_".join(parts)
+
+    def folder(self, stage: str) -> Path:
+        """Folder of a run: `papermill_runs/<study>/<sub-all|sub-04>/<ablation>/<stage>`."""
+        of_subject = stage not in SUMMARIES and stage_named(stage).of_subject
+        who = f"sub-{self.subject:02d}" if of_subject else "sub-all"
+        return runs_folder() / self.name / who / self.owner(stage) / stage
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the figures: `figures/` for the default study, a folder of its own in it for any other."""
+        return figures_folder() if self.name == "phantom" else figures_folder() / self.name
+
+    def readable(self, stage: str) -> str:
+        """The folder of a run as people write it: relative to the repository where it lies in there."""
+        folder = self.folder(stage)
+        return str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else str(folder)
+
+    def parameters(self, stage: str) -> str:
+        """What papermill passes to the notebook of `stage`: every parameter that is not at its default."""
+        owner = self.with_ablation(self.owner(stage))
+        if stage in SUMMARIES or not stage_named(stage).of_subject:
+            owner = replace(owner, subject=self.subjects[0])  # whoever asks, the same words for the same run
+        values = {field.name: (getattr(owner, field.name), field.default) for field in fields(Choice)}
+        given = {name: value for name, (value, default) in values.items() if value != default}
+        if stage.endswith("_branch") and stage != "frequency_branch":
+            given["branch"] = stage.removesuffix("_branch")
+        return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in given.items())
+
+    def command(self, stage: str) -> str:
+        """The papermill command that makes the run of `stage`."""
+        notebook, folder = _notebook(stage), shlex.quote(self.readable(stage))
+        command = f"mkdir -p {folder} && papermill notebooks/{notebook}.ipynb {folder}/{notebook}.ipynb"
+        return f"{command} {self.parameters(stage)}".rstrip()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One papermill run: which notebook, with which parameters, from which runs to which folder."""
+
+    stage: str
+    notebook: str
+    parameters: str  # as papermill takes them: -p subject 2
+    folder: str
+    built_from: tuple[str, ...]  # folders
+    fingerprint: str
+
+    @property
+    def done(self) -> str:
+        """The file that says that the run is whole and what it was made from; Snakemake looks for it."""
+        return f"{self.folder}/{mark(self.fingerprint)}"
+
+
+def mark(fingerprint: str) -> str:
+    """Name of the empty file that a whole run has in its folder."""
+    return f"{fingerprint}.whole"
+
+
+def plan(choices: list[Choice]) -> dict[str, Job]:
+    """All runs that these choices need, by folder; a run that several share appears once."""
+    jobs: dict[str, Job] = {}
+    for choice in choices:
+        for stage in choice.stages:
+            folder = choice.readable(stage)
+            sources = tuple(choice.readable(needed) for needed in choice.needs(stage))
+            if folder not in jobs:
+                jobs[folder] = _job(choice, stage, sources, choice.fingerprint(stage))
+    runs, first = tuple(jobs), choices[0]
+    whole = digest([jobs[run].fingerprint for run in runs])
+    for stage in SUMMARIES:
+        jobs[first.readable(stage)] = _job(first, stage, runs, whole)
+    return jobs
+
+
+def _job(choice: Choice, stage: str, sources: tuple[str, ...], fingerprint: str) -> Job:
+    return Job(stage, _notebook(stage), choice.parameters(stage), choice.readable(stage), sources, fingerprint)
+
+
+def _notebook(stage: str) -> str:
+    return SUMMARIES.get(stage) or stage_named(stage).notebook
+
+
+def _check(what: str, value: object, allowed) -> None:
+    if value not in allowed or isinstance(value, bool):
+        raise StudyError(f"{what} is {value!r}; it has to be one of: {', '.join(map(str, allowed))}")
+
+
+def load_extensions() -> None:
+    """Import the modules that `BRAINVIS_EXTENSIONS` names, which put a person's own entries into the tables."""
+    for module in filter(None, os.environ.get("BRAINVIS_EXTENSIONS", "").split(",")):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise StudyError(f"BRAINVIS_EXTENSIONS names {module!r}, which cannot be imported: {error}") from error
+
+
+def encoder_module(branch: str) -> str:
+    """Dotted name of the module that a branch's encoder comes from.
+
+    Raises:
+        StudyError: no such encoder; lists those that there are.
+    """
+    if branch.startswith("braindecode."):
+        return "brainvis.models.braindecode"
+    _check("a branch", branch, ENCODERS)
+    entry = ENCODERS[branch]
+    return entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
+
+
+def original_weights(folder: Path) -> dict[str, dict[str, str]]:
+    """The authors' weights that lie in the folder of a run, by the training that they replace, and their origin."""
+    found = {}
+    for file in sorted(folder.glob("*.original.safetensors")):
+        try:
+            with safe_open(file, framework="np") as content:
+                found[file.name.removesuffix(".original.safetensors")] = content.metadata()
+        except (SafetensorError, OSError) as error:
+            raise StudyError(
+                f"{file} is damaged ({error}); remove it, or write it again: python -m brainvis original FILE ..."
+            ) from error
+    return found
+
+
+def _notebook_code(notebook: str) -> tuple[str, tuple[str, ...]]:
+    """Digest of the code cells of a notebook, and the modules of `brainvis` that they import."""
+    file = ROOT / "notebooks" / f"{notebook}.ipynb"
+    return _cells(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _cells(file: Path, changed: int) -> tuple[str, tuple[str, ...]]:
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    code, modules = source_digest(source)
+    return code, tuple(modules)

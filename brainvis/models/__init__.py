@@ -1,0 +1,47 @@
+"""Encoders of EEG by name, and what is built on them: one model, one file. Light: imports only what is asked for.
+
+An encoder of your own is a class with the signature of `brainvis.models.encoder.Encoder` and one line in a module of
+yours: `ENCODERS["mine"] = MyEncoder`.
+"""
+
+import inspect
+from pkgutil import resolve_name
+
+from brainvis.configuration import Configuration
+from brainvis.files import BrainvisError
+
+ENCODERS: dict[str, str | type] = {
+    "time": "brainvis.models.time:TimeEncoder",
+    "frequency": "brainvis.models.frequency:FrequencyEncoder",
+    "eegnet": "brainvis.models.eegnet:EEGNet",
+    "shallow": "brainvis.models.shallow:ShallowFBCSPNet",
+}
+
+
+class EncoderError(BrainvisError):
+    """An encoder that is not there, or not with these options; the message says what there is."""
+
+
+def encoder_class(name: str) -> type:
+    """The class behind a name of `ENCODERS`, or around the model behind "braindecode.<Model>"."""
+    if name in ENCODERS:
+        return resolve_name(entry) if isinstance(entry := ENCODERS[name], str) else entry
+    if name.startswith("braindecode."):
+        return resolve_name("brainvis.models.braindecode:wrapped")(name.removeprefix("braindecode."))
+    raise EncoderError(
+        f"there is no encoder {name!r}; there are {', '.join(ENCODERS)}, and braindecode.<Model> where braindecode is "
+        "installed. To add your own: from brainvis.models import ENCODERS; ENCODERS['mine'] = MyEncoder"
+    )
+
+
+def new_encoder(
+    name: str, configuration: Configuration, n_chans: int, n_times: int, sfreq: float, n_outputs: int | None = None
+):
+    """An untrained `Encoder` with its part of the configuration: `time`, `frequency` or `encoders[name]`."""
+    ours = {"time": {"config": configuration.time}, "frequency": {"config": configuration.frequency}}
+    kind, options = encoder_class(name), ours.get(name) or getattr(configuration, "encoders", {}).get(name, {})
+    try:
+        inspect.signature(kind).bind(n_chans, n_times, sfreq, n_outputs, **options)
+    except TypeError as error:
+        raise EncoderError(f"encoders.{name}: {error}; it takes {inspect.signature(kind)}") from error
+    return kind(n_chans, n_times, sfreq, n_outputs, **options)

@@ -1,0 +1,108 @@
+"""Alignment by semantic interpolation: from EEG to the text embeddings that Stable Diffusion is conditioned on.
+
+Fu et al., section 2.4. Targets are last hidden states of the backbone's frozen text encoder: coarse semantics of the
+class name, fine semantics of a caption of the picture.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from brainvis.configuration import Alignment
+from brainvis.models.fusion import FusedEncoder
+
+
+class AlignmentNetwork(nn.Module):
+    """Six linear layers W, wide and narrow in turn, with skips that jump over one layer: from x to W6 h5, where
+
+        h1 = tanh(W1 x)   h2 = tanh(W2 h1)   h3 = tanh(W3 h2 + h1)   h4 = tanh(W4 h3 + h2)   h5 = tanh(W5 h4 + h3)
+
+    x has `inputs` numbers, fused embedding and class scores: 1152 + 40 in the `paper` preset, where the hidden layers
+    have 4096 and 1024. `shape` (tokens, width) of a text embedding is (77, 768) for Stable Diffusion 1.5.
+    """
+
+    def __init__(self, inputs: int, shape: tuple[int, int], config: Alignment) -> None:
+        super().__init__()
+        self.config, self.shape = config, tuple(shape)
+        hidden = (config.wide, config.narrow, config.wide, config.narrow, config.wide)
+        self.layers = nn.ModuleList(nn.Linear(*widths) for widths in pairwise((inputs, *hidden, math.prod(shape))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, inputs) -> predicted text embeddings (b, tokens, width)."""
+        w1, w2, w3, w4, w5, w6 = self.layers
+        h1 = torch.tanh(w1(x))
+        h2 = torch.tanh(w2(h1))
+        h3 = torch.tanh(w3(h2) + h1)
+        h4 = torch.tanh(w4(h3) + h2)
+        h5 = torch.tanh(w5(h4) + h3)
+        return w6(h5).unflatten(1, self.shape)
+
+
+class AlignedEncoder(nn.Module):
+    """EEG -> text embeddings: the network reads embedding and class scores of a fused encoder with a classifier.
+
+    With `train_encoder` the encoder goes on learning, as in the release; without, it is frozen and never drops out.
+    """
+
+    def __init__(self, fused: FusedEncoder, network: AlignmentNetwork) -> None:
+        super().__init__()
+        self.fused, self.network = fused, network
+        fused.requires_grad_(network.config.train_encoder)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if not self.network.config.train_encoder:
+            self.fused.eval()
+        return self
+
+    def forward(self, trials: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, channel, time) -> predicted text embeddings (b, tokens, width) and class scores (b, class)."""
+        embedding = self.fused.embed(trials)
+        scores = self.fused.classifier(embedding)
+        return self.network(torch.cat([embedding, scores], dim=1)), scores
+
+
+def semantic_interpolation_loss(
+    predicted: Tensor, coarse: Tensor, fine: Tensor, config: Alignment
+) -> dict[str, Tensor]:
+    """Sum over `config.targets` of 1 - cos(target, prediction), plus the mean squared error where configured.
+
+    The cosine is that of whole text embeddings (b, tokens, width) flattened, as in the release, not a mean over tokens.
+    The prediction is drawn to both targets at once: "interpolation". Returns means over the batch: `loss`, and for both
+    targets, whether or not they are in it, `cosine_coarse`, `cosine_fine`, `error_coarse`, `error_fine`.
+    """
+    targets = {"coarse": coarse, "fine": fine}
+    if not config.targets or not set(config.targets) <= set(targets):
+        raise ValueError(f"alignment targets {config.targets}: name at least one of {tuple(targets)}, and no other")
+    predicted = predicted.float().flatten(1)  # (b, tokens * width)
+    terms = {"loss": predicted.new_zeros(())}
+    for name, target in targets.items():
+        target = target.float().flatten(1)
+        terms[f"cosine_{name}"] = functional.cosine_similarity(predicted, target, dim=1).mean()
+        terms[f"error_{name}"] = functional.mse_loss(predicted, target)
+        if name in config.targets:
+            terms["loss"] = terms["loss"] + 1 - terms[f"cosine_{name}"]
+            if config.mean_squared_error:
+                terms["loss"] = terms["loss"] + terms[f"error_{name}"]
+    return terms
+
+
+def alignment_objective(coarse: Tensor, fine: Tensor, config: Alignment) -> Callable[..., dict[str, Tensor]]:
+    """Semantic interpolation between text embeddings of class names (class, tokens, width) and captions (caption, ...).
+
+    A batch holds rows of these tables, which move to the model's device at the first one, in the precision that they
+    have: 241 MB in half precision for EEGCVPR40 and Stable Diffusion 1.5. The loss converts one batch at a time.
+    """
+
+    def objective(model: AlignedEncoder, trials: Tensor, labels: Tensor, captions: Tensor) -> dict[str, Tensor]:
+        nonlocal coarse, fine
+        predicted, _ = model(trials)  # (b, tokens, width)
+        coarse, fine = coarse.to(predicted.device), fine.to(predicted.device)
+        return semantic_interpolation_loss(predicted, coarse[labels], fine[captions], config)
+
+    return objective

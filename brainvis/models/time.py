@@ -1,0 +1,238 @@
+"""The time branch: a transformer over short units of EEG, and Latent Masked Modeling (LMM), which pre-trains it.
+
+Fu et al., "BrainVis" (arXiv 2312.14871), section 2.1, after TimeMAE (arXiv 2303.00320). Where the paper is silent the
+authors' release decides: mask ratio, weights of the losses, label smoothing, initial values.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional
+
+from brainvis.configuration import TimeBranch
+from brainvis.models.encoder import Encoder
+
+DEFAULT = TimeBranch()
+
+
+class MultiHeadAttention(nn.Module):
+    """softmax(Q K' / sqrt(d)) V in each of `heads` heads, which divide the width.
+
+    Faster on one CPU thread than `scaled_dot_product_attention` with dropout at these sizes; see `tests/benchmarks`.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"a width of {width} cannot be shared by {heads} heads; choose a divisor of {width}")
+        self.heads, self.dropout = heads, dropout
+        self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, asking: Tensor, asked: Tensor) -> Tensor:
+        """Queries from `asking` (b, n, d), keys and values from `asked` (b, m, d); returns (b, n, d)."""
+        parts = (self.query(asking), self.key(asked), self.value(asked))
+        query, key, value = (rearrange(part, "b n (head d) -> b head n d", head=self.heads) for part in parts)
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (b, head, n, m)
+        weights = functional.dropout(scores.softmax(dim=-1), self.dropout, self.training)
+        return self.output(rearrange(weights @ value, "b head n d -> b n (head d)"))
+
+
+class TransformerLayer(nn.Module):
+    """x = LayerNorm(x + a1 attention(x)), then x = LayerNorm(x + a2 W2 gelu(W1 x)).
+
+    The scalars a are learned and start at 1e-8: a new layer is a bare LayerNorm. Dropout acts, as in the release, on
+    the attention weights, on the feed-forward output and on each scaled sublayer.
+    """
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(width, heads, dropout)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, feedforward), nn.GELU(), nn.Linear(feedforward, width), nn.Dropout(dropout)
+        )
+        self.scale1, self.scale2 = nn.Parameter(torch.tensor(1e-8)), nn.Parameter(torch.tensor(1e-8))
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, asked: Tensor | None = None) -> Tensor:
+        """`x` (b, n, d) attends to `asked` (b, m, d), or to itself; returns (b, n, d)."""
+        x = self.norm1(x + self.dropout(self.scale1 * self.attention(x, x if asked is None else asked)))
+        return self.norm2(x + self.dropout(self.scale2 * self.feedforward(x)))
+
+
+class Transformer(nn.Module):
+    """Transformer layers, all of which attend to `asked` where it is there: cross-attention, as in the regressor."""
+
+    def __init__(self, layers: int, dropout: float, config: TimeBranch) -> None:
+        super().__init__()
+        sizes = (config.width, config.heads, config.feedforward, dropout)
+        self.layers = nn.ModuleList(TransformerLayer(*sizes) for _ in range(layers))
+
+    def forward(self, x: Tensor, asked: Tensor | None = None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, asked)
+        return x
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """Linear layers as the release starts them: Xavier normal weights, every bias 0.1. For `nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_normal_(module.weight)
+        nn.init.constant_(module.bias, 0.1)
+
+
+class TimeEncoder(Encoder):
+    """Units of EEG u_i = W x_i + b (a convolution), latent units z = transformer(u + p), embedding mean_i z_i.
+
+    440 samples are 110 units of width 1024 in the `paper` preset. What is left over after the last whole unit is not
+    read, and neither is `sfreq`.
+    """
+
+    def __init__(
+        self, n_chans: int, n_times: int, sfreq: float, n_outputs: int | None = None, config: TimeBranch = DEFAULT
+    ) -> None:
+        super().__init__()
+        self.config = config
+        if n_times < config.unit_length:
+            raise ValueError(f"a trial of {n_times} samples holds no unit of {config.unit_length}: lower `unit_length`")
+        self.width, self.units = config.width, n_times // config.unit_length
+        self.projection = nn.Conv1d(n_chans, config.width, config.unit_length, stride=config.unit_length)
+        self.position = nn.Parameter(torch.randn(self.units, config.width))
+        self.transformer = Transformer(config.layers, config.dropout, config)
+        self.apply(initialise_linear)
+        self.add_classifier(n_outputs)
+
+    def add_classifier(self, n_outputs: int | None) -> Self:
+        """A classifier as the release starts it; see `initialise_linear`."""
+        super().add_classifier(n_outputs)
+        initialise_linear(self.classifier)
+        return self
+
+    def project(self, trials: Tensor) -> Tensor:
+        """(b, channel, time) -> projected units without positions (b, unit, width)."""
+        return rearrange(self.projection(trials), "b width unit -> b unit width")
+
+    def units_of(self, trials: Tensor) -> Tensor:
+        """(b, channel, time) -> latent units (b, unit, width)."""
+        return self.transformer(self.project(trials) + self.position)
+
+    def embed(self, trials: Tensor) -> Tensor:
+        """(b, channel, time) -> mean over the latent units (b, width)."""
+        return self.units_of(trials).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class MaskedPrediction:
+    """What LMM sees, wants and says about a batch; `masked` and `visible` index the units of a trial."""
+
+    masked: Tensor  # (m,)
+    visible: Tensor  # (v,)
+    regressed: Tensor  # (b, m, width), the regressor's output
+    target: Tensor  # (b, m, width), the target encoder's output
+    tokens: Tensor  # (b, m), the codewords that the masked units have
+    token_scores: Tensor  # (b, m, codeword), those that the regressor's output predicts, before the softmax
+
+
+class LatentMaskedModel(nn.Module):
+    """LMM: from the visible units v of a trial, say what the latent units and codewords of the masked ones m are.
+
+        z_v = transformer(u_v + p_v)          the encoder sees visible units only
+        r_m = regressor(t + p_m, z_v)         the mask token t, with positions, asks the visible units
+        y_m = target(u_m + p_m)               target encoder: moving average of the encoder's transformer
+        c_m = argmax(C u_m + Gumbel noise)    token of each masked unit, by the linear tokeniser C
+        loss = 4 mean (r_m - y_m)^2 + 2 cross-entropy(C r_m, c_m)
+
+    The target encoder sees masked units alone, as in the release, and never drops out: its targets do not depend on
+    chance. No gradient passes y_m and c_m; C learns by C r_m alone. Call `update_target` after every step.
+    """
+
+    def __init__(self, encoder: TimeEncoder) -> None:
+        super().__init__()
+        self.config = config = encoder.config
+        self.encoder = encoder
+        self.target_encoder = copy.deepcopy(encoder.transformer).requires_grad_(False)
+        self.mask_token = nn.Parameter(torch.randn(config.width))
+        self.regressor = Transformer(config.regressor_layers, config.regressor_dropout, config)
+        self.tokeniser = nn.Linear(config.width, config.codewords)
+        self.regressor.apply(initialise_linear)
+        self.tokeniser.apply(initialise_linear)
+        self.masked_units = math.floor(config.mask_ratio * encoder.units)  # 82 of 110 at a ratio of 0.75
+        if not 0 < self.masked_units < encoder.units:
+            masks = f"masks {self.masked_units} of {encoder.units} units"
+            raise ValueError(f"a mask ratio of {config.mask_ratio} {masks}; one at least must be masked, one visible")
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.target_encoder.eval()
+        return self
+
+    def draw_mask(self, generator: torch.Generator | None = None) -> Tensor:
+        """(unit,) bool, true where masked: one draw serves a whole batch, as in the release."""
+        mask = torch.zeros(self.encoder.units, dtype=torch.bool)
+        mask[torch.randperm(self.encoder.units, generator=generator)[: self.masked_units]] = True
+        return mask
+
+    def losses(self, trials: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None) -> dict:
+        """Both losses of trials (b, channel, time), and how the codebook is used, as scalars.
+
+        `mask` (unit,) bool is drawn where it is None, by `generator`, on the CPU, as the tokens are. Returns `loss` =
+        regression_weight * `regression` + classification_weight * `classification`; `token_accuracy`; `codewords_used`,
+        how many different ones; `perplexity` of the tokens (all the same: 1).
+        """
+        mask = self.draw_mask(generator) if mask is None else mask
+        prediction = self.predict(trials, mask, partial(gumbel_arg_max, generator=generator))
+        scores, tokens, config = prediction.token_scores.flatten(0, 1), prediction.tokens.flatten(), self.config
+        regression = functional.mse_loss(prediction.regressed.float(), prediction.target.float())
+        classification = functional.cross_entropy(scores.float(), tokens, label_smoothing=config.label_smoothing)
+        counts = torch.bincount(tokens, minlength=config.codewords).float()
+        return {
+            "loss": config.regression_weight * regression + config.classification_weight * classification,
+            "regression": regression,
+            "classification": classification,
+            "token_accuracy": (scores.argmax(dim=-1) == tokens).float().mean(),
+            "codewords_used": (counts > 0).float().sum(),
+            "perplexity": torch.special.entr(counts / counts.sum()).sum().exp(),
+        }
+
+    def predict(self, trials: Tensor, mask: Tensor, draw: Callable[[Tensor], Tensor] | None = None) -> MaskedPrediction:
+        """What the losses see of trials (b, channel, time). Tokens are what `draw` picks, by default the likeliest."""
+        if mask.shape != (self.encoder.units,) or mask.dtype != torch.bool:
+            raise ValueError(f"the mask must be bool and ({self.encoder.units},), not {mask.dtype} {tuple(mask.shape)}")
+        masked, visible = (where.nonzero().flatten().to(trials.device) for where in (mask, ~mask))
+        projected = self.encoder.project(trials)  # (b, unit, width)
+        placed = projected + self.encoder.position
+        encoded = self.encoder.transformer(placed[:, visible])  # (b, v, width)
+        with torch.no_grad():
+            target = self.target_encoder(placed[:, masked])  # (b, m, width)
+        queries = repeat(self.mask_token + self.encoder.position[masked], "m width -> b m width", b=len(trials))
+        regressed = self.regressor(queries, asked=encoded)
+        # detach, not no_grad: under no_grad autocast would keep a copy of the weights that no gradient reaches
+        codes = self.tokeniser(projected[:, masked].detach()).detach()
+        tokens = codes.argmax(dim=-1) if draw is None else draw(codes)
+        return MaskedPrediction(masked, visible, regressed, target, tokens, self.tokeniser(regressed))
+
+    @torch.no_grad()
+    def update_target(self) -> None:
+        """target = momentum * target + (1 - momentum) * encoder, parameter by parameter."""
+        for target, source in zip(self.target_encoder.parameters(), self.encoder.transformer.parameters(), strict=True):
+            target.lerp_(source, 1 - self.config.momentum)
+
+
+def gumbel_arg_max(scores: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """(..., codeword) -> (...): arg-max of scores + Gumbel(0, 1) noise, that is, a draw from softmax(scores)."""
+    scores = scores.float()
+    noise = torch.empty_like(scores, device=generator.device if generator else scores.device)
+    noise = -noise.exponential_(generator=generator).log()  # minus the log of an exponential draw is Gumbel
+    return (scores + noise.to(scores.device)).argmax(dim=-1)
+
+
+def masked_modeling_objective(model: LatentMaskedModel, trials: Tensor, *_: Tensor) -> dict[str, Tensor]:
+    """Both losses of Latent Masked Modeling; labels, if any, are not looked at."""
+    return model.losses(trials)

@@ -1,0 +1,72 @@
+"""A world of its own for tests that run the study as a user does: folders for data, runs and figures, and commands."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from brainvis.files import ROOT
+
+BIN = Path(sys.executable).parent
+GRID = ["preset=smoke", "subjects=[1,2]", "ablations=[full,no_time,no_refinement]"]
+
+JOBS = {  # runs a notebook: an ablation repeats nothing that it does not change
+    "01_data_exploration": 1,
+    "02_lmm_pretraining": 1,
+    "03_frequency_branch": 1,
+    "04_fusion": 3,
+    "05_alignment": 3,
+    "06_generation": 4,
+    "07_ablations": 1,
+    "08_figures": 1,
+}
+
+
+class World:
+    """Folders for data, runs and figures, and the commands that work on them.
+
+    Args:
+        folder: of everything that is made.
+        data: folder of the data; None: in `folder`.
+        checkout: the repository; another may stand in for a person's edited one.
+    """
+
+    def __init__(self, folder: Path, data: Path | None = None, checkout: Path = ROOT, **environment: str):
+        self.folder, self.runs, self.figures, self.checkout = folder, folder / "runs", folder / "figures", checkout
+        paths = [str(checkout), environment.pop("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
+        self.environment = os.environ | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "BRAINVIS_DATA": str(data or folder / "data"),
+            "BRAINVIS_RUNS": str(self.runs),
+            "BRAINVIS_FIGURES": str(self.figures),
+            **environment,
+        }
+
+    def run(self, *command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(command, cwd=self.checkout, env=self.environment, capture_output=True, text=True)
+
+    def snakemake(self, *options: str, grid=GRID) -> subprocess.CompletedProcess:
+        where = ["--directory", str(self.folder), "--cores", "2"]
+        return self.run("snakemake", *where, *options, "--config", *grid)
+
+    def planned(self, grid=GRID) -> dict[str, int]:
+        """Runs that snakemake would make now, by notebook."""
+        answer = self.snakemake("--dry-run", grid=grid)
+        assert answer.returncode == 0, answer.stderr
+        counts = re.findall(r"^(\d\d_\w+)\s+(\d+)$", answer.stdout + answer.stderr, re.M)
+        return {notebook: int(count) for notebook, count in counts}
+
+    def results(self, who: str, ablation: str, stage: str, study: str = "phantom_smoke") -> dict:
+        return json.loads((self.runs / study / who / ablation / stage / "results.json").read_text())
+
+    def edited(self, folder: Path) -> "World":
+        """The same world, seen from a copy of the repository that a test may edit."""
+        folder.mkdir(exist_ok=True)
+        for part in ("brainvis", "notebooks"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "Snakefile", folder)
+        return World(self.folder, Path(self.environment["BRAINVIS_DATA"]), folder)

@@ -1,0 +1,223 @@
+"""Every figure once, on made-up data: axes say what they show; branches and classes may have any name."""
+
+import inspect
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from brainvis.configuration import Configuration, Fusion
+from brainvis.data.dataset import EEGDataset
+from brainvis.models.time import MaskedPrediction
+from brainvis.plots import data as looks
+from brainvis.plots import decoding, images, style, summary, training
+from brainvis.training import History
+
+PLAIN = ("red disc", "green disc", "blue ring", "black ring")
+ODD = ("costs $5_a$", "$x^{_$", r"_under_score $\frac$", "100 % ^ & #")  # as formulas, they do not parse
+BRANCHES = ("time", "eegnet", "loudness", "braindecode.EEGConformer", "shallow", "frequency")
+TRIALS, SAMPLES, RATE = 24, 100, 250.0
+RNG = np.random.default_rng
+
+
+def recorded(folder, names) -> EEGDataset:
+    """Two subjects see three pictures of each class, in random order, with the electrodes' places known."""
+    count, generator = len(names), torch.Generator().manual_seed(0)
+    images_of = torch.arange(TRIALS) % (3 * count)
+    ids = tuple(f"n{image // 3}_{image}" for image in range(3 * count))
+    for number, image in enumerate(ids):
+        file = folder / image.split("_")[0] / f"{image}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(RNG(number).integers(0, 256, (16, 16, 3), np.uint8)).save(file)
+    return EEGDataset(
+        name="toy",
+        trials=torch.randn(TRIALS, 6, SAMPLES, generator=generator),
+        sampling_rate=RATE,
+        start=-0.1,
+        channels=("Fz", "Cz", "Pz", "Oz", "C3", "C4"),
+        montage="standard_1020",
+        labels=images_of // 3,
+        subjects=1 + (torch.arange(TRIALS) >= TRIALS // 2).long(),
+        images=images_of,
+        image_ids=ids,
+        class_names=tuple(names),
+        captions={image: f"a picture of {names[number // 3]}" for number, image in enumerate(ids)},
+        image_folder=folder,
+        splits={"train": torch.arange(16), "val": torch.arange(16, 20), "test": torch.arange(20, TRIALS)},
+        lengths=torch.arange(TRIALS) + SAMPLES,
+        order=torch.randperm(TRIALS, generator=generator),
+        fingerprint="made up",
+    )
+
+
+def score(value: float, **more) -> dict:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1, "chance": 0.25, "p": 0.01, "trials": 7} | more
+
+
+def history(*terms: str) -> History:
+    curves = [f"{part}_{term}" for part in ("train", "validation") for term in terms]
+    epochs = [
+        {"epoch": epoch, "probe_accuracy": epoch / 10}
+        | {curve: (number + 1) / (epoch + number) for number, curve in enumerate(curves)}
+        for epoch in range(1, 6)
+    ]
+    return History(epochs, 3, 0.0)
+
+
+def classified(branches) -> dict[str, dict]:
+    return {name: {key: score(0.3 + 0.05 * at) for key in decoding.SCORES} for at, name in enumerate(branches)}
+
+
+def rows() -> pd.DataFrame:
+    """What two subjects' runs with many branches say, as `report.gather_scores` does."""
+    found = []
+    for subject, ablation in product((1, 2), ("full", "no_time")):
+        named = [("fusion", f"{branch}.{top}") for branch in (*BRANCHES, "fused") for top in ("top1", "top3", "top5")]
+        named += [("generation", f"{stage}.generation_accuracy") for stage in summary.PICTURES_OF]
+        for at, (stage, name) in enumerate(named):
+            run = {"subject": subject, "ablation": ablation, "stage": stage, "score": name}
+            found.append(run | score(0.2 + 0.02 * at + 0.1 * subject))
+    return pd.DataFrame(found)
+
+
+def figures(folder, names) -> dict[str, Figure]:
+    """Name of the function -> what it draws, with classes of these names."""
+    data, generator, count = recorded(folder, names), torch.Generator().manual_seed(1), len(names)
+    hertz, labels = torch.arange(1, 31.0), torch.arange(count).repeat_interleave(2)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    def pixels(*shape: int) -> np.ndarray:
+        return RNG(2).integers(0, 256, (*shape, 16, 16, 3), np.uint8)
+
+    def prediction() -> MaskedPrediction:
+        masked, values = torch.arange(6), [noise(4, 6, 8) for _ in range(2)]
+        return MaskedPrediction(masked, masked + 6, *values, tokens=masked.repeat(4, 1), token_scores=noise(4, 6, 9))
+
+    def texts() -> dict[str, torch.Tensor]:
+        return {name: noise(9) for name in ("position", "off_axis", "cosine_coarse", "cosine_fine")}
+
+    words = {"colour": [name.split()[0] for name in names], "shape": [name.split()[-1] for name in names]}
+    of_trials = {title: [own[label] for label in labels] for title, own in words.items()}
+    shown, wrong = [names[0], names[1]], [names[2], names[3]]
+    errors = pd.DataFrame({"shown": shown, "predicted": wrong, "trials": [3, 2]})
+    stages = {"semantic": pixels(2, 2), "refined": pixels(2, 2)}
+    several = Configuration(fusion=Fusion(branches=BRANCHES[:4]))
+    parts = {part: score(0.5) for part in ("all", "right", "wrong")}
+    bands = {"slow waves": (0.5, 4.0), "fast": (4.0, 30.0)}
+    return {
+        "stimuli_figure": looks.stimuli_figure(data, list(range(7))),
+        "counts_figure": looks.counts_figure(data),
+        "single_trials_figure": looks.single_trials_figure(data, [0, 9, 20]),
+        "evoked_figure": looks.evoked_figure(data, noise(6, SAMPLES)),
+        "class_evoked_figure": looks.class_evoked_figure(data, noise(count, 6, SAMPLES), torch.arange(count)),
+        "share_figure": looks.share_figure(hertz, {"class": noise(6, 30), names[1]: noise(6, 30)}, "Hz", "shares"),
+        "spectra_figure": looks.spectra_figure(hertz, {"1": noise(30, 6), "2": noise(30, 6)}, noise(30, 6), 4.0),
+        "order_figure": looks.order_figure(data, noise(count), 0.2),
+        "mask_figure": training.mask_figure(data, 3, torch.arange(10) % 2 == 0, torch.arange(5)),
+        "latents_figure": training.latents_figure({"before": prediction(), "after": prediction()}),
+        "pretraining_figure": training.pretraining_figure(
+            history("regression", "classification", "perplexity"), 0.1, 0.25
+        ),
+        "classifier_figure": training.classifier_figure(history("loss", "accuracy"), 0.25),
+        "codebook_figure": training.codebook_figure({"before": noise(20), "after": noise(20)}),
+        "scores_figure": training.scores_figure({"all": {"top1": score(0.5), "trials": 7}}, "loudness"),
+        "group_spectra_figure": training.group_spectra_figure(hertz, {"class": (list(names), noise(count, 30, 6))}),
+        "bands_figure": training.bands_figure(
+            {name: {"without": 0.3, "alone": 0.4} for name in (*bands, "all bands")}, bands, 0.25
+        ),
+        "comparison_figure": decoding.comparison_figure(
+            classified((*BRANCHES, "fused")), {name: {"top1": score(0.1)} for name in BRANCHES}
+        ),
+        "attributes_figure": decoding.attributes_figure(
+            {branch: {"word": score(0.5)} for branch in BRANCHES}, {"word": f"as {names[0]}"}
+        ),
+        "confusion_figure": decoding.confusion_figure(np.eye(count) + 1, names, words, np.eye(count)),
+        "embedding_figure": decoding.embedding_figure(noise(2 * count, 2), of_trials, labels % 2 == 0),
+        "text_similarity_figure": decoding.text_similarity_figure(noise(count, 3, 5), noise(2 * count, 3, 5), labels),
+        "alignment_curves_figure": decoding.alignment_curves_figure(history("loss", "cosine_coarse", "cosine_fine")),
+        "retrieval_figure": decoding.retrieval_figure(
+            {texts: {"top1": score(0.2), "top5": score(0.5)} for texts in ("class names", "captions")}
+        ),
+        "interpolation_figure": decoding.interpolation_figure(texts(), texts()),
+        "reconstruction_figure": images.reconstruction_figure(
+            pixels(2), stages, shown, wrong, {stage: [shown, wrong] for stage in stages}
+        ),
+        "accuracy_figure": images.accuracy_figure({stage: parts for stage in stages}, score(0.6), 0.25),
+        "recovery_figure": images.recovery_figure(
+            {stage: {"colour": score(0.5), "shape": score(0.4)} for stage in stages}
+        ),
+        "classification_figure": summary.classification_figure(rows()),
+        "ablation_figure": summary.ablation_figure(rows(), 1),
+        "results_grid_figure": summary.results_grid_figure(pixels(2), pixels(2, 2), shown),
+        "wrong_figure": summary.wrong_figure(pixels(2), pixels(2), shown, wrong, errors),
+        "framework_figure": summary.framework_figure(several, data, (77, 768), {names[0]: pixels(1)[0]}),
+    }
+
+
+@pytest.fixture(scope="module", params=[PLAIN, ODD], ids=["plain", "odd"])
+def drawn(request, tmp_path_factory):
+    """All figures, with classes of plain or of odd names, as they lie in a file."""
+    made = figures(tmp_path_factory.mktemp("pictures"), request.param)
+    for figure in made.values():
+        figure.set_dpi(40)
+        figure.draw_without_rendering()
+    return made
+
+
+def test_every_figure_is_drawn(drawn):
+    modules = (looks, training, decoding, images, summary)
+    functions = {name for module in modules for name, _ in inspect.getmembers(module, inspect.isfunction)}
+    assert {name for name in functions if name.endswith("_figure")} - {"empty_figure"} == set(drawn)
+    assert all(isinstance(figure, Figure) and figure.axes for figure in drawn.values())
+
+
+def test_every_axis_with_data_says_what_it_shows(drawn):
+    for name, figure in drawn.items():
+        for axis in figure.axes:
+            picture = bool(axis.images) and not (len(axis.get_xticks()) or len(axis.get_yticks()))  # a photograph
+            words = (axis.get_xlabel(), axis.get_ylabel(), *map(axis.get_title, ("left", "center", "right")))
+            if axis.has_data() and axis.axison and axis.get_frame_on() and not picture:
+                assert any(words), name
+
+
+def test_branches_of_any_name_have_a_colour_each(drawn):
+    """A branch that is not ours takes a colour of the palette, and no two of one figure the same."""
+    for names in (BRANCHES, ("x", "y", "$", "_")):
+        colours = style.colours_of(names)
+        assert len(set(colours.values())) == len(names)
+        assert all(colour in style.PALETTE for colour in colours.values())
+    for name in ("comparison_figure", "attributes_figure", "classification_figure"):
+        legend = next(axis.get_legend() for axis in drawn[name].axes[::-1] if axis.get_legend())
+        assert {text.get_text() for text in legend.get_texts()} >= set(BRANCHES), name
+    boxes = {text.get_text() for text in drawn["framework_figure"].axes[0].texts}
+    assert boxes >= {"time branch", *BRANCHES[1:4]}
+
+
+@pytest.mark.parametrize("branch", ["eegnet", "loudness", "braindecode.EEGConformer"])
+def test_scores_of_a_branch_of_any_name(branch):
+    axis = training.scores_figure({"all": {"top1": score(0.5), "trials": 7}}, branch).axes[0]
+    assert axis.patches[0].get_facecolor()[:3] in style.PALETTE
+    assert axis.patches[0].get_height() == 50
+
+
+def test_parts_of_the_scores_may_be_missing():
+    figure, axis = style.panels()
+    style.estimates(axis, {"a": {"x": score(0.3), "y": score(0.4)}, "b": {"x": score(0.5)}}, {"x": "X", "y": "Y"})
+    assert [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"] == [0.25, 0.25]
+
+
+def test_names_are_shown_as_they_are(drawn):
+    """A class is no formula: its dollars are dollars, in titles, at ticks and in legends; powers of ten are set."""
+    for name, figure in drawn.items():
+        for text in figure.findobj(Text):
+            if text.get_visible() and "$" in text.get_text():
+                assert text.get_parse_math() == ("mathdefault" in text.get_text()), (name, text.get_text())
+    ticks = drawn["spectra_figure"].axes[0].get_yticklabels(which="both")
+    assert any("mathdefault" in tick.get_text() for tick in ticks)
