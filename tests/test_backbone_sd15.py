@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.original_layout import write_safetensors
+from helpers.pipelines import CAPTIONS, assert_same_weights
 from helpers.tiny_backbone import random_pipeline, shrunken_configuration, write_backbone
 from safetensors.torch import load_file, save_file
-from test_stable_diffusion import CAPTIONS, assert_same_weights
 
 from brainvis.files import ROOT
 from brainvis.generation.stable_diffusion import clip_tokenizer, load_stable_diffusion

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import PNDMScheduler, StableDiffusionImg2ImgPipeline
+from helpers.pipelines import stock
 from helpers.tiny_backbone import TOKENS, WIDTH
-from test_generation import stock
 
 from brainvis.generation.sampler import PLMS, Sampling, denoise
 from brainvis.generation.stable_diffusion import CONFIGURATION

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from helpers.pipelines import stock
 from helpers.tiny_backbone import RESOLUTION, TOKENS, WIDTH, random_pipeline, shrunken_configuration
 
 from brainvis.configuration import PRESETS, Generation
 from brainvis.generation import GENERATORS, GeneratorSource, generator_source, load_generator
 from brainvis.generation.cascade import GenerationError, noise_generator, refinement_stage, semantic_stage
 from brainvis.generation.pictures import as_tensor
-from brainvis.generation.sampler import PLMS
 from brainvis.generation.stable_diffusion import StableDiffusion, load_stable_diffusion
 from brainvis.generation.text_embeddings import build_text_embeddings
 
@@ -47,14 +47,6 @@ def assert_same_pictures(first, second):
 
 def assert_other_pictures(first, second):
     assert np.abs(first.astype(int) - second).mean() > 2
-
-
-def stock(kind, backbone):
-    """A pipeline of diffusers over the same networks, with our sampler."""
-    scheduler = PLMS.like(backbone.pipeline.scheduler)
-    pipeline = kind(**{**backbone.pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 # The semantic stage

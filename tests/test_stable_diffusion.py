@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.original_layout import original_state, write_safetensors
+from helpers.pipelines import CAPTIONS, assert_same_weights, networks
 from helpers.tiny_backbone import RESOLUTION, WIDTH, random_pipeline, shrunken_configuration
 from safetensors.torch import load_file, save_file
 
@@ -18,16 +19,6 @@ from brainvis.generation.stable_diffusion import (
     load_stable_diffusion,
 )
 from brainvis.generation.weights import BackboneError, backbone_fingerprint, find_backbone
-
-CAPTIONS = [
-    "a photo of a cat",
-    "An image of jack-o'-lantern, isn't it? We've 12 of them; they're GREAT!!",
-    "a dog's 2 legs ... and 3,000 smiling-faced  people\nin a row",
-    "naïve café – ñandú, Zürich, 東京, Ω, ☂️ emoji 🙂",
-    "",
-    "supercalifragilisticexpialidocious antidisestablishmentarianism qwrtzp",
-    "100% e-mail@example.com #tag $5.99 (a+b)^2 <tag> [x] {y} ~z~ \\ / | `",
-]
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +34,6 @@ def pipeline(configuration):
 @pytest.fixture(scope="module")
 def single_file(pipeline, tmp_path_factory):
     return write_safetensors(pipeline, tmp_path_factory.mktemp("single") / "model.safetensors")
-
-
-def networks(pipeline):
-    return {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
-
-
-def assert_same_weights(read, expected, dtype=torch.float32):
-    for part, network in networks(expected).items():
-        state, wanted = networks(read)[part].state_dict(), network.state_dict()
-        assert state.keys() == wanted.keys()
-        for name in wanted:
-            assert state[name].dtype == dtype and torch.equal(state[name], wanted[name].to(dtype)), f"{part} {name}"
 
 
 def picture(pipeline):

@@ -200,8 +200,10 @@ class Network:
     def read(self, file: Path) -> nn.Module:
         """The network, frozen, with a file's weights mapped into memory; WeightsError: they are not this network's."""
         try:
-            options = {"map_location": "cpu", "weights_only": True, "mmap": zipfile.is_zipfile(file)}
-            state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, **options)
+            if file.suffix == ".safetensors":
+                state = load_file(file)
+            else:
+                state = torch.load(file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
             return self.build(state).eval().requires_grad_(False)
         except Exception as error:  # whatever the libraries raise for a file that is cut short or foreign
             reason, weights = shorten(str(error) or repr(error), 300, placeholder=" ..."), WEIGHTS[self.key]
