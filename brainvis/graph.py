@@ -13,6 +13,7 @@ import os
 import shlex
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -153,11 +154,8 @@ class Choice:
         return (*dict.fromkeys(before), stage)
 
     def code(self, stage: str) -> str:
-        """Digest of the code of `stage`: the cells of its notebook, and the modules that it runs.
-
-        These are the modules that the notebook imports, those that this choice's data set, branches and generator come
-        from, and all of `brainvis` that they import in turn; see `brainvis.files.code_digest`.
-        """
+        """Digest of the code of `stage`: the cells of its notebook, the modules that these import, those that the data
+        set, branches and generator of this choice come from, and all of `brainvis` that they import in turn."""
         node = stage_named(stage)
         cells, modules = _notebook_code(node.notebook)
         branches = self.configuration.fusion.branches if node.of_subject else ()
@@ -309,12 +307,12 @@ def load_extensions() -> None:
 
 
 def encoder_module(branch: str) -> str:
-    """Dotted name of the module that a branch's encoder comes from.
-
-    Raises:
-        StudyError: no such encoder; lists those that there are.
-    """
+    """Dotted name of the module that a branch's encoder comes from; StudyError lists those that there are."""
     if branch.startswith("braindecode."):
+        if find_spec("braindecode") is None:
+            raise StudyError(
+                f"the branch {branch!r} needs braindecode, which is not installed: pip install braindecode"
+            )
         return "brainvis.models.braindecode"
     _check("a branch", branch, ENCODERS)
     entry = ENCODERS[branch]
