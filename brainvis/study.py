@@ -176,7 +176,7 @@ class Study(Choice):
         except BrainvisError:
             raise StudyError(f"{self.readable(stage)}/results.json is damaged; run again:\n  {command}") from None
         if stage not in SUMMARIES and results["fingerprint"] != self.fingerprint(stage):
-            what = "other code" if results["chosen"] == self.fingerprint(stage, code=False) else "something else"
+            what = "other code" if results.get("chosen") == self.fingerprint(stage, code=False) else "something else"
             raise StudyError(
                 f"{run} in {self.readable(stage)} was made from {what}: its fingerprint is {results['fingerprint']}, "
                 f"this study's {self.fingerprint(stage)}; run again:\n  {command}"
@@ -210,10 +210,10 @@ class Study(Choice):
             made_from, old = study._made_from(stage), results["fingerprint"]
             if old == made_from["fingerprint"]:
                 continue
-            if results["chosen"] != made_from["chosen"]:
+            if results.get("chosen") != made_from["chosen"]:
                 said.append(f"{run}: NOT accepted, it was made from another choice or other data; run it again")
                 continue
-            entry = {"reason": reason, "fingerprint": old, "code": results["code"]}
+            entry = {"reason": reason, "fingerprint": old, "code": results.get("code")}
             accepted = [*results.get("accepted", []), entry]
             write_json(file, results | made_from | {"accepted": accepted})
             for whole in file.parent.glob(mark(old)):
