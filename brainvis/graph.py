@@ -334,7 +334,7 @@ def original_weights(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _notebook_code(notebook: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of the code cells of a notebook, and the modules of `brainvis` that they import."""
+    """Digest of a notebook's code cells but the first, the parameters, and the modules of `brainvis` they import."""
     file = ROOT / "notebooks" / f"{notebook}.ipynb"
     return _cells(file, file.stat().st_mtime_ns)
 
@@ -342,6 +342,9 @@ def _notebook_code(notebook: str) -> tuple[str, tuple[str, ...]]:
 @lru_cache(maxsize=64)
 def _cells(file: Path, changed: int) -> tuple[str, tuple[str, ...]]:
     cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
-    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    code, modules = source_digest(source)
-    return code, tuple(modules)
+    code = [
+        cell for cell in cells if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", ())
+    ]
+    source = "\n".join("".join(cell["source"]) for cell in code)
+    digest_of_cells, modules = source_digest(source)
+    return digest_of_cells, tuple(modules)

@@ -49,6 +49,11 @@ class Study(Choice):
 
     _opened: float = field(default_factory=time.monotonic, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for stage in self.stages:  # modules are read now, as they are imported now, whatever is edited while they run
+            self.code(stage)
+
     # What goes in
 
     def data(self) -> EEGDataset:
