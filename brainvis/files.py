@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError, safe_open
 
 ROOT = Path(__file__).resolve().parent.parent
 WHOLE = 64 * 2**20  # bytes; of a larger file samples are hashed
@@ -21,6 +22,10 @@ SAMPLES, SAMPLE, END = 256, 2**14, 2**21  # samples of a large file, bytes in ea
 
 class BrainvisError(Exception):
     """Something that a person can mend; the message says what is wrong and what to do."""
+
+
+class OriginalError(BrainvisError):
+    """A file of the authors' weights, or a study for them, that cannot be used; the message says why and what to do."""
 
 
 # Folders
@@ -107,6 +112,21 @@ def read_json(path: Path, missing: dict | None = None) -> dict:
     if not isinstance(content, dict):
         raise BrainvisError(f"{path} holds a {type(content).__name__}, not a dictionary. Repair or remove it.")
     return content
+
+
+def read_origin(path: Path) -> dict[str, str]:
+    """Where the authors' weights in `path` are from, as `brainvis.models.original` wrote it; empty without a file.
+
+    Raises:
+        OriginalError: the file is damaged, or nothing in it says where it is from.
+    """
+    try:
+        with safe_open(path, framework="np") as content:
+            return {key: content.metadata()[key] for key in ("file", "sha256", "kind", "stands_in")}
+    except FileNotFoundError:
+        return {}
+    except (SafetensorError, OSError, TypeError, KeyError) as error:
+        raise OriginalError(f"{path} is damaged; write it again: python -m brainvis original FILE ...") from error
 
 
 @contextmanager

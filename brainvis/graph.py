@@ -16,8 +16,6 @@ from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from brainvis.configuration import ABLATIONS, Configuration, configure
 from brainvis.data import DATASETS
 from brainvis.files import (
@@ -27,6 +25,7 @@ from brainvis.files import (
     data_folder,
     digest,
     figures_folder,
+    read_origin,
     runs_folder,
     source_digest,
 )
@@ -321,16 +320,8 @@ def encoder_module(branch: str) -> str:
 
 def original_weights(folder: Path) -> dict[str, dict[str, str]]:
     """The authors' weights that lie in the folder of a run, by the training that they replace, and their origin."""
-    found = {}
-    for file in sorted(folder.glob("*.original.safetensors")):
-        try:
-            with safe_open(file, framework="np") as content:
-                found[file.name.removesuffix(".original.safetensors")] = content.metadata()
-        except (SafetensorError, OSError) as error:
-            raise StudyError(
-                f"{file} is damaged ({error}); remove it, or write it again: python -m brainvis original FILE ..."
-            ) from error
-    return found
+    files = sorted(folder.glob("*.original.safetensors"))
+    return {file.name.removesuffix(".original.safetensors"): read_origin(file) for file in files}
 
 
 def _notebook_code(notebook: str) -> tuple[str, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from brainvis.configuration import ABLATIONS, PRESETS, configure
-from brainvis.files import BrainvisError
+from brainvis.files import BrainvisError, OriginalError
 from brainvis.graph import STAGES, plan
 from brainvis.study import Study, StudyError
 
@@ -272,6 +272,19 @@ def test_original_weights_are_part_of_what_a_run_is_made_from(runs):
     assert file.exists()
     file.unlink()
     assert {stage: study.fingerprint(stage) for stage in STAGES} == before
+
+
+def test_original_weights_that_do_not_say_where_they_are_from_are_refused_in_a_sentence(runs):
+    study = Study(protocol="paper")
+    file = put_original_weights(study, "0" * 64)
+    for spoil in (
+        lambda: save_file({"weight": torch.zeros(1)}, file),  # no word of its origin
+        lambda: save_file({"weight": torch.zeros(1)}, file, metadata={"file": "timefreqmodel.pkl"}),
+        lambda: file.write_bytes(file.read_bytes()[:20]),
+    ):
+        spoil()
+        with pytest.raises(OriginalError, match=r"fused.original.safetensors is damaged; write it again: python -m"):
+            study.fingerprint("fusion")
 
 
 def test_a_branch_has_its_own_stage(tmp_path):

@@ -39,7 +39,7 @@ def new_encoder(
 ):
     """An untrained `Encoder` with its part of the configuration: `time`, `frequency` or `encoders[name]`."""
     ours = {"time": {"config": configuration.time}, "frequency": {"config": configuration.frequency}}
-    kind, options = encoder_class(name), ours.get(name) or getattr(configuration, "encoders", {}).get(name, {})
+    kind, options = encoder_class(name), ours.get(name) or configuration.encoders.get(name, {})
     try:
         inspect.signature(kind).bind(n_chans, n_times, sfreq, n_outputs, **options)
     except TypeError as error:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from brainvis.files import BrainvisError, read_json, write_aside
+from brainvis.files import OriginalError, read_json, read_origin, write_aside
 from brainvis.generation.checkpoints import StandIn, read_checkpoint
 from brainvis.models.alignment import AlignedEncoder, AlignmentNetwork
 from brainvis.models.frequency import FrequencyEncoder
@@ -73,10 +72,6 @@ LAYER = {  # parts of names, in every layer of a transformer
     ".norm1.": ".skipconnect1.norm.",
     ".norm2.": ".skipconnect2.norm.",
 }
-
-
-class OriginalError(BrainvisError):
-    """A file, or a study, that cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -161,17 +156,6 @@ def write_original(path: Path, model: nn.Module, origin: dict[str, str]) -> None
     # clones: an LSTM saved on a GPU has all its weights in one piece of memory, which safetensors does not write
     weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
     write_aside(path, lambda aside: save_file(weights, aside, metadata=origin))
-
-
-def read_origin(path: Path) -> dict[str, str]:
-    """Whence the weights in `path` come; empty if there is no such file."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.metadata()[key] for key in ("file", "sha256", "kind", "stands_in")}
-    except FileNotFoundError:
-        return {}
-    except (SafetensorError, OSError, TypeError, KeyError) as error:
-        raise OriginalError(f"{path} is damaged; write it again: python -m brainvis original FILE ...") from error
 
 
 def describe(origin: dict[str, str]) -> str:
