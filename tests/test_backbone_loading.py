@@ -99,8 +99,7 @@ def test_the_fingerprint_follows_weights_and_configuration_but_not_place_or_time
     assert len({first, second, backbone_fingerprint(copy)}) == 3
 
 
-def test_a_large_file_is_sampled_from_its_first_to_its_last_byte(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("brainvis.files.WHOLE", 2**21)
+def test_every_byte_of_a_large_file_counts(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     big = copy / "unet" / "big.safetensors"

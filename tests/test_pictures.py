@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from brainvis import files
 from brainvis.configuration import Generation
+from brainvis.files import code as code_files
 from brainvis.files import write_aside
 from brainvis.generation import cascade as generation
 from brainvis.generation import pictures
@@ -210,10 +210,12 @@ def test_another_prompt_start_or_backbone_replaces_refined_pictures(tmp_path, ba
 def test_other_sampling_code_replaces_pictures_and_another_judge_does_not(
     backbone, embeddings, whole, made, capsys, monkeypatch
 ):
-    code_of = files._code_of
+    code_of = code_files._code_of
 
     def another(changed):
-        monkeypatch.setattr(files, "_code_of", lambda module: ("another", []) if module == changed else code_of(module))
+        monkeypatch.setattr(
+            code_files, "_code_of", lambda module: ("another", []) if module == changed else code_of(module)
+        )
         made.clear()
         semantic_stage(backbone, embeddings, CONFIG, 0, TRIALS, folder=whole.parent)
         return made

@@ -208,8 +208,7 @@ def test_cut_and_foreign_files_are_refused_at_once(tmp_path, single_file):
         load_stable_diffusion(tmp_path / "f.ckpt")
 
 
-def test_the_fingerprint_of_a_single_file_follows_its_content_not_its_name(tmp_path, single_file, monkeypatch):
-    monkeypatch.setattr("brainvis.files.WHOLE", 2**16)
+def test_the_fingerprint_of_a_single_file_follows_its_content_not_its_name(tmp_path, single_file):
     first, copy = tmp_path / "first.safetensors", tmp_path / "copy.safetensors"
     for file in (first, copy):
         file.write_bytes(single_file.read_bytes())
@@ -224,7 +223,7 @@ def test_the_fingerprint_of_a_single_file_follows_its_content_not_its_name(tmp_p
 
 def test_a_relative_path_is_looked_for_from_here_then_from_the_repository(tmp_path, monkeypatch, single_file):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("brainvis.files.ROOT", single_file.parent)
+    monkeypatch.setattr("brainvis.files.folders.ROOT", single_file.parent)
     assert find_backbone(single_file.name).resolve() == single_file.resolve()
     (tmp_path / single_file.name).write_bytes(single_file.read_bytes())
     assert find_backbone(single_file.name).resolve() == (tmp_path / single_file.name).resolve()
