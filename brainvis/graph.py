@@ -132,6 +132,11 @@ class Choice:
         return DATASETS[self.dataset].fingerprint(data_folder(self.dataset), self.configuration)
 
     @cached_property
+    def data_contents(self) -> dict[str, str]:
+        """Digests of the files that the data are read from, by name; none where they are made here."""
+        return DATASETS[self.dataset].contents(data_folder(self.dataset), self.configuration)
+
+    @cached_property
     def has_images(self) -> bool:
         """Whether the data set comes with the pictures that were shown."""
         return DATASETS[self.dataset].has_images(data_folder(self.dataset), self.configuration)
@@ -187,8 +192,12 @@ class Choice:
         return digest(depends)
 
     def with_ablation(self, ablation: str) -> Choice:
-        """The same choice under another ablation."""
-        return self if ablation == self.ablation else replace(self, ablation=ablation)
+        """The same choice under another ablation; the same object whenever it is asked for, with what it knows."""
+        known = self.__dict__.setdefault("_with_ablation", {self.ablation: self})
+        if ablation not in known:
+            known[ablation] = replace(self, ablation=ablation)
+            known[ablation].__dict__["_with_ablation"] = known
+        return known[ablation]
 
     def owner(self, stage: str) -> str:
         """The ablation in whose folder the run of `stage` lives: `full`, unless this one changes the result."""

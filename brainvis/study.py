@@ -11,9 +11,10 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import torch
@@ -23,7 +24,19 @@ from torch import Tensor, nn
 
 from brainvis.data import load_dataset
 from brainvis.data.dataset import EEGDataset, Partition
-from brainvis.files import ROOT, BrainvisError, data_folder, read_json, runs_folder, write_aside, write_json
+from brainvis.files import (
+    ROOT,
+    BrainvisError,
+    DamagedError,
+    UnsealedError,
+    data_folder,
+    file_digests,
+    read_sealed,
+    remove_leftovers,
+    runs_folder,
+    write_aside,
+    write_sealed,
+)
 from brainvis.graph import (
     PROTOCOLS,
     SUMMARIES,
@@ -128,12 +141,15 @@ class Study(Choice):
         folder = self.folder(stage)
         for old in [folder / "results.json", *folder.glob(mark("*"))]:
             old.unlink(missing_ok=True)
+        remove_leftovers(folder)
         for name, module in (weights or {}).items():
             state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
             write_aside(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
         if arrays:
             plain = {key: torch.as_tensor(value).detach().cpu().contiguous() for key, value in arrays.items()}
             write_aside(folder / "arrays.safetensors", lambda path: save_file(plain, path))
+        made = [folder / f"{name}.safetensors" for name in [*(weights or {}), *(["arrays"] if arrays else [])]]
+        made += sorted(self.pictures.glob("*/*.*")) if stage == "generation" else []
         owner = self.with_ablation(self.owner(stage))
         results = {
             "stage": stage,
@@ -144,14 +160,15 @@ class Study(Choice):
             "metrics": metrics,
             "notes": list(notes),
             "configuration": asdict(owner.configuration),
+            "files": {file.relative_to(folder).as_posix(): sha256 for file, sha256 in file_digests(made).items()},
             "seconds": round(time.monotonic() - self._opened, 1),
             "made_with": made_with(),
         }
         results = json.loads(json.dumps(results, default=_plain, allow_nan=False))
-        write_json(folder / "results.json", results)
+        write_sealed(folder / "results.json", results)
         if stage not in SUMMARIES:
             (folder / mark(results["fingerprint"])).touch()
-        for checkpoint in folder.glob("*.checkpoint"):
+        for checkpoint in [*folder.glob("*.checkpoint"), *folder.glob("*.checkpoint.before")]:
             checkpoint.unlink()  # the training it belongs to is whole
         return results
 
@@ -165,37 +182,50 @@ class Study(Choice):
             "chosen": self.fingerprint(stage, code=False),
             "code": self.code(stage),
             "built_from": {needed: self.fingerprint(needed) for needed in self.needs(stage)},
-            "data": {"fingerprint": self.data_fingerprint},
+            "data": {"fingerprint": self.data_fingerprint, "files": self.data_contents},
             "original": {name: describe(o) for folder in sources for name, o in original_weights(folder).items()},
         }
 
     def load(self, stage: str) -> Product:
-        """What `stage` produced; StudyError, with the command to run, if it is missing or made from something else."""
+        """What `stage` produced; StudyError, with the command to run, if it is missing, damaged or made from something
+        else. A damaged run counts as missing from then on: the next `snakemake` makes it again."""
         folder, command = self.folder(stage), self.command(stage)
         of_subject = stage not in SUMMARIES and stage_named(stage).of_subject
         run = f"stage {stage} of {f'subject {self.subject}' if of_subject else 'all subjects'}, {self.owner(stage)},"
         try:
-            results = read_json(folder / "results.json")
+            product = read_product(folder)
         except FileNotFoundError:
             raise StudyError(f"{run} has not been run yet; run first:\n  {command}") from None
-        except BrainvisError:
-            raise StudyError(f"{self.readable(stage)}/results.json is damaged; run again:\n  {command}") from None
+        except DamagedError as error:
+            raise StudyError(f"{error} Run {stage} again:\n  {command}") from None
+        results = product.results
         if stage not in SUMMARIES and results["fingerprint"] != self.fingerprint(stage):
-            what = "other code" if results.get("chosen") == self.fingerprint(stage, code=False) else "something else"
             raise StudyError(
-                f"{run} in {self.readable(stage)} was made from {what}: its fingerprint is {results['fingerprint']}, "
-                f"this study's {self.fingerprint(stage)}; run again:\n  {command}"
+                f"{run} in {self.readable(stage)} was made from {self._differing(stage, results)}: its fingerprint is "
+                f"{results['fingerprint']}, this study's {self.fingerprint(stage)}; run again:\n  {command}"
             )
-        return Product(folder, results)
+        return product
+
+    def _differing(self, stage: str, results: dict) -> str:
+        """What a run was made from that is not as it is now."""
+        if results.get("chosen") == self.fingerprint(stage, code=False):
+            return "other code"
+        then, now = results.get("data", {}).get("files", {}), self.data_contents
+        changed = sorted(name for name in {**then, **now} if then.get(name) != now.get(name))
+        if results.get("data", {}).get("fingerprint") == self.data_fingerprint or not changed:
+            return "something else"
+        return f"other data ({', '.join(changed[:3])}{', ...' * (len(changed) > 3)} in {data_folder(self.dataset)})"
 
     def gather(self, stage: str) -> list[Product]:
         """The runs of `stage` of all subjects and ablations of this study that are whole and up to date."""
         found = []
         for file in sorted((runs_folder() / self.name).glob(f"*/*/{stage}/results.json")):
             try:
-                product = Product(file.parent, read_json(file))
-            except BrainvisError:
-                raise StudyError(f"{file} is damaged; delete it and run its notebook again") from None
+                product = read_product(file.parent)
+            except UnsealedError:
+                continue
+            except DamagedError as error:
+                raise StudyError(f"{error} snakemake makes it again if it is of this study; else delete it") from None
             if product.results["fingerprint"] == Study(**product.results["study"]).fingerprint(stage):
                 found.append(product)
         return found
@@ -207,8 +237,13 @@ class Study(Choice):
         """
         said = []
         for file in sorted((runs_folder() / self.name).glob("*/*/*/results.json")):
-            results = read_json(file)
-            stage, run = results["stage"], str(file.parent.relative_to(runs_folder()))
+            run = str(file.parent.relative_to(runs_folder()))
+            try:
+                results = read_product(file.parent).results
+            except DamagedError as error:
+                said.append(f"{run}: NOT accepted. {error} Run it again")
+                continue
+            stage = results["stage"]
             if stage in SUMMARIES:
                 continue
             study = Study(**results["study"])
@@ -220,7 +255,7 @@ class Study(Choice):
                 continue
             entry = {"reason": reason, "fingerprint": old, "code": results.get("code")}
             accepted = [*results.get("accepted", []), entry]
-            write_json(file, results | made_from | {"accepted": accepted})
+            write_sealed(file, results | made_from | {"accepted": accepted})
             for whole in file.parent.glob(mark(old)):
                 whole.rename(file.parent / mark(made_from["fingerprint"]))
             said.append(f"{run}: accepted ({old} counts as {made_from['fingerprint']})")
@@ -250,17 +285,54 @@ class Product:
         return load_file(self.folder / "arrays.safetensors")
 
 
+def read_product(folder: Path) -> Product:
+    """What lies in the folder of a run, each file read against its checksum.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        DamagedError: a file is not what the run wrote; from then on the run is not marked as whole.
+    """
+    try:
+        results = read_sealed(folder / "results.json")
+        files = {name: folder / name for name in results["files"]}
+        if lost := [file for file in files.values() if not file.is_file()]:
+            raise DamagedError(f"{lost[0]} is missing from a run that is whole otherwise.")
+        found = file_digests(files.values(), "checksums of a run")
+        if wrong := [file for name, file in files.items() if found[file] != results["files"][name]]:
+            raise DamagedError(f"{wrong[0]} is damaged: it is not what the run wrote.")
+    except (FileNotFoundError, BrainvisError) as error:
+        with suppress(OSError):  # somebody else's folder: then its owner has to
+            for whole in folder.glob(mark("*")):
+                whole.unlink()
+        if isinstance(error, FileNotFoundError | DamagedError):
+            raise
+        raise DamagedError(str(error)) from error
+    return Product(folder, results)
+
+
 def made_with() -> dict:
     """Versions, commit and hardware of this run."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit, changed = (
+        subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "brainvis", "notebooks"))
+    )
     return {
         "packages": {name: version(name) for name in PACKAGES},
+        "not_pinned": other_versions(),
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or "not a git checkout",
+        "commit": commit or "not a git checkout",
+        "modified": [line.split()[-1] for line in changed.splitlines()],
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def other_versions() -> dict[str, str]:
+    """Packages of another version than the study was tested with: name -> "2.14.0, tested with 2.15.0"."""
+    pins = [pin.partition(";")[0].strip().split("==") for pin in requires("brainvis") or () if "extra" not in pin]
+    here = {name: (version(name).partition("+")[0], pin) for name, pin in pins}
+    return {name: f"{found}, tested with {pin}" for name, (found, pin) in here.items() if found != pin}
 
 
 def _plain(value: object):

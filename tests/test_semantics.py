@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from brainvis.generation.stable_diffusion import StableDiffusion, load_stable_diffusion
 from brainvis.generation.text_embeddings import (
+    TextEmbeddings,
+    _checksums,
     average_embeddings,
     build_text_embeddings,
     interpolation_position,
@@ -146,12 +148,15 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
-def test_a_file_is_mapped_and_only_what_is_looked_up_is_read(backbone, encoded, tmp_path):
+def test_a_file_is_read_once_then_mapped_and_only_what_is_looked_up_is_read(backbone, encoded, tmp_path, monkeypatch):
+    monkeypatch.setattr("brainvis.files.checksums.SETTLED", 0.0)
+    monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path / "runs"))
     file, texts = tmp_path / "embeddings.safetensors", [f"text {number}" for number in range(40_000)]
     embeddings = torch.ones(len(texts), TOKENS, WIDTH, dtype=torch.float16)  # 41 MB
-    save_file(
-        {"embeddings": embeddings}, file, metadata={"generator": backbone.fingerprint, "texts": json.dumps(texts)}
-    )
+    checksums = "".join(_checksums(TextEmbeddings(tuple(texts), embeddings, backbone.fingerprint)))
+    notes = {"generator": backbone.fingerprint, "texts": json.dumps(texts), "checksums": checksums}
+    save_file({"embeddings": embeddings}, file, metadata=notes)
+    build_text_embeddings(backbone, texts[:5], file)
     kilobytes, before = embeddings.nbytes // 1024, resident()
     opened = build_text_embeddings(backbone, texts[:5], file)
     assert resident() - before < kilobytes / 3 and encoded == []  # the texts, not the embeddings

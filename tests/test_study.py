@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from brainvis.configuration import ABLATIONS, PRESETS, configure
-from brainvis.files import BrainvisError, OriginalError
+from brainvis.files import BrainvisError, OriginalError, read_sealed, write_sealed
 from brainvis.graph import STAGES, plan
 from brainvis.study import Study, StudyError
 
@@ -193,8 +193,7 @@ def test_a_stale_run_names_both_fingerprints_and_the_command():
     study = Study()
     study.save("fusion", {})
     file = study.folder("fusion") / "results.json"
-    results = json.loads(file.read_text())
-    file.write_text(json.dumps(results | {"fingerprint": "0123456789ab"}))
+    write_sealed(file, read_sealed(file) | {"fingerprint": "0123456789ab"})
     with pytest.raises(StudyError) as refusal:
         study.load("fusion")
     for part in ("0123456789ab", study.fingerprint("fusion"), "papermill"):
@@ -231,9 +230,7 @@ def test_gather_finds_every_run_that_is_up_to_date():
     Study(preset="smoke").save("fusion", {"who": "another study"})
     stale = Study(subject=3).folder("fusion")
     Study(subject=3).save("fusion", {"who": 3})
-    (stale / "results.json").write_text(
-        (stale / "results.json").read_text().replace('"fingerprint": "', '"fingerprint": "x')
-    )
+    write_sealed(stale / "results.json", read_sealed(stale / "results.json") | {"fingerprint": "x"})
     assert sorted(str(product.metrics["who"]) for product in Study().gather("fusion")) == ["1", "2", "no_time"]
 
 
@@ -248,7 +245,7 @@ def test_a_damaged_result_of_another_run_is_named(runs):
 
 
 def put_original_weights(study, sha256: str) -> dict:
-    origin = {"file": "timefreqmodel.pkl", "sha256": sha256, "kind": "fused", "stands_in": ""}
+    origin = {"file": "timefreqmodel.pkl", "sha256": sha256, "kind": "fused", "stands_in": "", "weights": "0" * 64}
     file = study.folder("fusion") / "fused.original.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({"weight": torch.zeros(1)}, file, metadata=origin)
@@ -313,8 +310,7 @@ def test_runs_of_other_code_are_accepted_by_hand_and_it_is_recorded():
     study = Study()
     study.save("fusion", {"value": 1})
     file, fingerprint = study.folder("fusion") / "results.json", study.fingerprint("fusion")
-    results = json.loads(file.read_text())
-    file.write_text(json.dumps(results | {"fingerprint": "0123456789ab", "code": "ba9876543210"}))
+    write_sealed(file, read_sealed(file) | {"fingerprint": "0123456789ab", "code": "ba9876543210"})
     (file.parent / f"{fingerprint}.whole").rename(file.parent / "0123456789ab.whole")
     with pytest.raises(StudyError, match="made from other code"):
         study.load("fusion")
@@ -323,10 +319,15 @@ def test_runs_of_other_code_are_accepted_by_hand_and_it_is_recorded():
     assert study.load("fusion").results["accepted"] == [entry]
     assert [mark.name for mark in file.parent.glob("*.whole")] == [f"{fingerprint}.whole"]
     assert study.accept("again") == ["Nothing to accept: every run is up to date."]
-    older = {key: value for key, value in results.items() if key not in ("chosen", "code")}  # of an earlier version
-    file.write_text(json.dumps(older | {"fingerprint": "0123456789ab"}))
+    results = read_sealed(file)
+    older = {key: value for key, value in results.items() if key not in ("chosen", "code")}
+    write_sealed(file, older | {"fingerprint": "0123456789ab"})
     assert "NOT accepted" in study.accept("the same")[0]
     with pytest.raises(StudyError, match="made from something else"):
+        study.load("fusion")
+    file.write_text(json.dumps(older))  # of an earlier version
+    assert "NOT accepted" in study.accept("the same")[0]
+    with pytest.raises(StudyError, match="has no checksum: it is of an earlier version"):
         study.load("fusion")
 
 

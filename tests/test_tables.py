@@ -13,6 +13,7 @@ from brainvis.configuration import ABLATIONS
 from brainvis.evaluation import report as tables
 from brainvis.evaluation.report import Publication, caveats
 from brainvis.evaluation.reported import reported_table
+from brainvis.files import read_sealed, write_sealed
 from brainvis.generation import GENERATORS
 from brainvis.plots.summary import ablation_figure, classification_figure, framework_figure
 from brainvis.study import Study
@@ -93,7 +94,7 @@ def test_the_long_table_has_every_number_of_every_run_once(study, runs):
 
 def test_a_stale_run_is_left_out(study, runs):
     file = runs / "phantom" / "sub-02" / "full" / "fusion" / "results.json"
-    file.write_text(file.read_text().replace('"fingerprint": "', '"fingerprint": "old', 1))
+    write_sealed(file, read_sealed(file) | {"fingerprint": "old"})
     frame = tables.gather_scores(study)
     assert not ((frame["subject"] == 2) & (frame["stage"] == "fusion")).any()
     row = tables.main_table(study, frame).query("subject == 2").iloc[0]

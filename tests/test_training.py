@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import brainvis.training as checkpoints
+import brainvis.training.checkpoint as checkpoints
 from brainvis.configuration import Alignment, Configuration, Fusion, TimeBranch, Training
 from brainvis.models.alignment import AlignedEncoder, AlignmentNetwork, semantic_interpolation_loss
 from brainvis.models.fusion import FusedEncoder
@@ -180,11 +180,34 @@ def test_another_checkpoint_is_set_aside_never_used(tmp_path, change):
     if change == "foreign":
         torch.save({"weights": torch.zeros(3)}, file)
     before, train = file.read_bytes(), data(seed=2 if change == "data" else 0)
+    (tmp_path / "c.pt.before").unlink()
     with pytest.warns(UserWarning, match="c.pt.previous, the training starts anew"):
         fit(model, objective, train, data(9, 1), training, name="test", seed=3, device="cpu", checkpoint=file)
     fit(expected, objective, train, data(9, 1), training, name="test", seed=3, device="cpu")
     assert same_weights(model, expected)
     assert (tmp_path / "c.pt.previous").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_goes_on(tmp_path, damage):
+    file, model, expected, resumed = tmp_path / "c.pt", small_model(), small_model(), []
+    with pytest.raises(KeyboardInterrupt):
+        run(small_model(), interrupted(13), checkpoint=file)
+    content = bytearray(file.read_bytes())
+    if damage == "flipped":  # one bit of a weight: torch alone would read another number
+        place = content.find(small_model().state_dict()["0.weight"].numpy().tobytes()[:0] + b"data/0") + 128
+        content[place] ^= 1
+    file.write_bytes({"empty": b"", "cut": content[:-300], "flipped": bytes(content)}[damage])
+
+    def counted(model, *batch):
+        resumed.append(1)
+        return objective(model, *batch)
+
+    with pytest.warns(UserWarning, match="c.pt.previous, the training tries the one before"):
+        run(model, counted, checkpoint=file)
+    whole = []
+    run(expected, lambda model, *batch: whole.append(1) or objective(model, *batch))
+    assert same_weights(model, expected) and len(resumed) < len(whole)
 
 
 def test_identity_follows_the_model_configuration_but_not_other_trainings(tmp_path):

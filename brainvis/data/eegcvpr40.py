@@ -8,6 +8,7 @@ and not read: a safetensors file, written trial by trial, so that neither file i
 published one is older than torch 1.6. Its metadata says what it was made from and whose the trials are.
 """
 
+import hashlib
 import json
 import math
 import pickle
@@ -26,12 +27,25 @@ from brainvis.data.classes import CLASS_NAMES, RELEASED_NAMES
 from brainvis.data.dataset import SPLITS, EEGDataset
 from brainvis.data.eegcvpr40_files import EEG_FILES, EEGCVPR40Settings, data_fingerprint, published_files
 from brainvis.data.source import DatasetError
-from brainvis.files import digest, file_digest, locked, read_json, readable_size, write_aside
+from brainvis.files import (
+    DamagedError,
+    beside_runs,
+    digest,
+    file_digest,
+    locked,
+    read_json,
+    read_only,
+    readable_size,
+    verified,
+    write_aside,
+)
 
 SAMPLING_RATE = 1000.0  # hertz
-FORMAT = 2  # raised when the same source and choices would give another array file
+FORMAT = 3  # raised when the same source and choices would give another array file
 COLUMNS = ("lengths", "labels", "images", "subjects", "order")
 PAGE = 4096  # bytes: trials start at the start of a page
+CHECKSUM = 16  # hexadecimal digits of a trial's SHA-256
+SEALED = ("made_from", "labels", "images", "table", "checksums")  # entries of the metadata, with one checksum for all
 
 
 def load_published(folder: Path, settings: EEGCVPR40Settings) -> EEGDataset:
@@ -139,35 +153,53 @@ def open_trials(folder: Path, settings: EEGCVPR40Settings) -> Trials:
     file or trial that is not what it should be, no room on the disk, a folder that cannot be written."""
     source = folder / EEG_FILES[settings.band]
     (start, end), (least, greatest) = settings.window, settings.lengths
-    target = folder / f"{source.stem}.samples{start}-{end}.lengths{least}-{greatest}.safetensors"
+    place = beside_runs("data") / folder.name if read_only(folder) else folder
+    target = place / f"{source.stem}.samples{start}-{end}.lengths{least}-{greatest}.safetensors"
     made_from = digest([FORMAT, file_digest(source), settings.band, settings.window, settings.lengths])
     if (trials := _mapped(target, made_from)) is not None:
         return trials
     try:
         with locked(target):
-            for remains in folder.glob(f".{target.name}.*.part"):
-                remains.unlink()  # of a process that was killed: it holds no lock any more
             if (trials := _mapped(target, made_from)) is None:  # another process may have made it while this one waited
                 _convert(source, target, settings, made_from)
                 trials = _mapped(target, made_from)
     except OSError as error:
-        cure = f"Make {folder} writable, or make a folder of links to the published files and name that above it"
+        cure = f"Make {place} writable, or make a folder of links to the published files and name that above it"
         raise DatasetError(f"{target} could not be written ({error}). {cure} in BRAINVIS_DATA.") from error
     return trials
 
 
 def _mapped(file: Path, made_from: str) -> Trials | None:
-    """The content of an array file, None if there is none that is whole and made from this."""
+    """The content of an array file, None if there is none that is whole, unchanged and made from this."""
     try:
         with safe_open(file, "pt") as stored:
             metadata = stored.metadata() or {}
             if metadata.get("made_from") != made_from:
                 return None
             trials = stored.get_tensor("trials")
-    except (FileNotFoundError, SafetensorError):
+        verified(file, "trials", lambda: _check(file, trials, metadata))
+    except DamagedError as error:
+        tqdm.write(f"{error} It is converted anew.")
+        return None
+    except (FileNotFoundError, SafetensorError, KeyError):
         return None
     table, wnids, images = (json.loads(metadata[name]) for name in ("table", "labels", "images"))
     return Trials(trials, {name: torch.tensor(column) for name, column in table.items()}, wnids, images)
+
+
+def _check(file: Path, trials: Tensor, metadata: dict[str, str]) -> None:
+    """DamagedError for an array file that is not what was written, or has values that are not finite."""
+    checksums = metadata["checksums"]
+    if metadata["sealed"] != digest([metadata[name] for name in SEALED]) or len(checksums) != CHECKSUM * len(trials):
+        raise DamagedError(f"{file} is damaged: its table of trials is not what was written.")
+    for number, trial in enumerate(tqdm(trials, desc=f"{file.stem}, checked once", unit="trial", delay=2)):
+        wrong = _checksum(trial) != checksums[CHECKSUM * number :][:CHECKSUM]
+        if wrong or not trial.isfinite().all():
+            raise DamagedError(f"{file} is damaged: trial {number} is not what was written.")
+
+
+def _checksum(trial: Tensor) -> str:
+    return hashlib.sha256(trial.contiguous().numpy()).hexdigest()[:CHECKSUM]
 
 
 def read_published(file: Path, **kinds: type) -> list:
@@ -244,18 +276,25 @@ def _convert(source: Path, target: Path, settings: EEGCVPR40Settings, made_from:
         raise DatasetError(f"{source}: {wrong}. Shorten it, or drop such trials with lengths=({end}, ...).")
     shape = (len(kept), channels, end - start)
     size = 4 * math.prod(shape)  # bytes
+    target.parent.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(target.parent).free) < size * 1.01 + 2**20:
         wrong = f"There is no room for {target}: it takes {readable_size(size)}, and {readable_size(free)} are free"
         raise DatasetError(f"{wrong}. Make some, or move the data and let BRAINVIS_DATA name the folder above.")
     content = {"labels": wnids, "images": images, "table": {name: column.tolist() for name, column in table.items()}}
     metadata = {"made_from": made_from, **{name: json.dumps(value) for name, value in content.items()}}
-    header = {"__metadata__": metadata, "trials": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
-    head = json.dumps(header).encode()
-    head += b" " * (-(8 + len(head)) % PAGE)  # the format allows blanks there
+
+    def head(checksums: str) -> bytes:  # as long for these checksums as for any others
+        metadata["checksums"] = checksums
+        metadata["sealed"] = digest([metadata[name] for name in SEALED])
+        header = {"__metadata__": metadata, "trials": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
+        text = json.dumps(header).encode()
+        text += b" " * (-(8 + len(text)) % PAGE)  # the format allows blanks there
+        return len(text).to_bytes(8, "little") + text
 
     def write(path: Path) -> None:  # by hand: the library of safetensors writes only what is in memory as a whole
+        checksums = []
         with path.open("wb") as stream:
-            stream.write(len(head).to_bytes(8, "little") + head)
+            stream.write(head("-" * CHECKSUM * len(kept)))
             for trial in tqdm(kept.tolist(), desc=f"{source.name}, read once", unit="trial"):
                 cut = (records[trial]["eeg"][:, start:end].float() - mean) / deviation
                 records[trial] = None  # a file that is not memory-mapped is given back as it is written
@@ -263,5 +302,8 @@ def _convert(source: Path, target: Path, settings: EEGCVPR40Settings, made_from:
                     wrong = f"trial {trial} has {bad} values that are not finite (NaN or infinite)"
                     raise DatasetError(f"{source}: {wrong}. Repair or remove this trial; nothing was loaded.")
                 stream.write(cut.contiguous().numpy())
+                checksums.append(_checksum(cut))
+            stream.seek(0)
+            stream.write(head("".join(checksums)))
 
     write_aside(target, write)

@@ -1,5 +1,6 @@
 """Which of EEGCVPR40's published files are read, and how: names, choices, fingerprints. Light."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,7 +9,7 @@ from pydantic import BeforeValidator, Field, StrictInt
 
 from brainvis.configuration import Configuration
 from brainvis.data.source import DatasetError, FileSettings, Source, read_yaml
-from brainvis.files import digest, file_digest
+from brainvis.files import digest, file_digests
 
 SETTINGS_NAME = "eegcvpr40.yml"
 EEG_FILES = {
@@ -62,11 +63,21 @@ def published_files(folder: Path, settings: EEGCVPR40Settings) -> tuple[Path, Pa
     return files
 
 
+def data_contents(folder: Path, settings: EEGCVPR40Settings) -> dict[str, str]:
+    """Digests of everything that is read, by name; of pictures, one a folder. DatasetError if a file is missing."""
+    optional = [folder / name for name in ("captions.json", "class_names.json") if (folder / name).is_file()]
+    pictures = sorted(file for file in folder.glob("image/*/*") if file.is_file())
+    files = [*published_files(folder, settings), *optional]
+    found = file_digests([*files, *pictures], f"checksums of {folder.name}", watched=True)
+    contents = {file.name: found[file][:16] for file in files}
+    for place, inside in groupby(pictures, lambda file: file.parent.name):
+        contents[f"image/{place}"] = digest([[file.name, found[file]] for file in inside])
+    return contents
+
+
 def data_fingerprint(folder: Path, settings: EEGCVPR40Settings) -> str:
     """Stands for the choices and the content of the files; DatasetError if one is missing."""
-    optional = [folder / name for name in ("captions.json", "class_names.json") if (folder / name).is_file()]
-    files = {file.name: file_digest(file) for file in (*published_files(folder, settings), *optional)}
-    return digest([settings.model_dump(), files])
+    return digest([settings.model_dump(), data_contents(folder, settings)])
 
 
 def load_eegcvpr40(folder: Path, configuration: Configuration, **options):  # -> EEGDataset
@@ -82,4 +93,5 @@ EEGCVPR40 = Source(
     fingerprint=lambda folder, configuration, **options: data_fingerprint(folder, read_settings(folder, options)),
     subjects=lambda folder, configuration, **_: (1, 2, 3, 4, 5, 6),
     has_images=lambda folder, configuration, **_: (folder / "image").is_dir(),
+    contents=lambda folder, configuration, **options: data_contents(folder, read_settings(folder, options)),
 )

@@ -3,11 +3,14 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
+
+from tqdm.auto import tqdm
 
 from brainvis.configuration import Configuration, Phantom
 from brainvis.data.eegcvpr40_files import EEGCVPR40Settings
 from brainvis.data.source import DatasetError, Source
-from brainvis.files import digest, locked, read_json
+from brainvis.files import BrainvisError, digest, file_digests, locked, read_json, read_sealed
 from brainvis.phantom import phantom_identity
 
 
@@ -35,13 +38,18 @@ def phantom_folder(folder: Path, phantom: Phantom, seed: int) -> Path:
 
 
 def ensure_phantom(folder: Path, phantom: Phantom, seed: int) -> Path:
-    """Folder of the phantom, which is generated if missing, by one of several processes; DatasetError if it cannot."""
+    """Folder of the phantom, which one of several processes generates if it is missing, or if a file in it is not what
+    was generated: such a folder is set aside. DatasetError if it cannot be generated."""
     place = phantom_folder(folder, phantom, seed)
-    if place.is_dir():
+    if place.is_dir() and not changed_file(place):
         return place
     from brainvis.phantom.recording import write_phantom
 
     with locked(place):
+        if place.is_dir() and (wrong := changed_file(place)):
+            aside = place.with_name(f"{place.name}.changed-{token_hex(4)}")
+            place.rename(aside)
+            tqdm.write(f"{wrong} is not what was generated: the phantom is made anew; the old one is kept in {aside}.")
         if not place.is_dir():  # another process may have made it while this one waited
             for remains in place.parent.glob(f".{place.name}.*.tmp"):
                 shutil.rmtree(remains)  # of a process that was killed: it holds no lock any more
@@ -50,6 +58,19 @@ def ensure_phantom(folder: Path, phantom: Phantom, seed: int) -> Path:
             except ValueError as error:
                 raise DatasetError(str(error)) from error
     return place
+
+
+def changed_file(place: Path) -> Path | None:
+    """The first file of a phantom that is missing or not what was generated."""
+    manifest = place / "phantom.json"
+    try:
+        written = {place / name: sha256 for name, sha256 in read_sealed(manifest)["files"].items()}
+        found = file_digests(written, f"checksums of {place.name}")
+    except FileNotFoundError as error:
+        return Path(error.filename)
+    except BrainvisError:
+        return manifest
+    return next((file for file in written if found[file] != written[file]), None)
 
 
 def phantom_attributes(dataset) -> dict:

@@ -26,6 +26,8 @@ class Source:
     fingerprint: Callable[..., str]  # of what `load` with the same arguments would read; cheap
     subjects: Callable[..., tuple[int, ...]]  # their numbers, before any trial is read
     has_images: Callable[..., bool]  # whether the pictures that were shown are at hand
+    # Digests of the files that are read, by name, so that it can be said which of them has changed.
+    contents: Callable[..., dict[str, str]] = lambda folder, configuration, **options: {}
 
 
 class FileSettings(BaseModel):

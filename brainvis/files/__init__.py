@@ -1,39 +1,72 @@
 """Folders, atomic writes, locks and hashes: all that touches a disk in more than one place."""
 
-from brainvis.files.checksums import digest, file_digest
+from brainvis.files.checksums import (
+    DamagedError,
+    UnsealedError,
+    digest,
+    file_digest,
+    file_digests,
+    read_all_again,
+    read_sealed,
+    verified,
+    write_sealed,
+)
 from brainvis.files.code import code_digest, source_digest
 from brainvis.files.folders import (
     ROOT,
     BrainvisError,
     OriginalError,
+    beside_runs,
     data_folder,
     figures_folder,
+    read_only,
     readable_path,
     readable_size,
     resolve,
     runs_folder,
     weights_folder,
 )
-from brainvis.files.writing import locked, read_json, read_origin, write_aside, write_json
+from brainvis.files.writing import (
+    WriteError,
+    check_writable,
+    locked,
+    read_json,
+    read_origin,
+    remove_leftovers,
+    write_aside,
+    write_json,
+)
 
 __all__ = [
     "ROOT",
     "BrainvisError",
+    "DamagedError",
     "OriginalError",
+    "UnsealedError",
+    "WriteError",
+    "beside_runs",
+    "check_writable",
     "code_digest",
     "data_folder",
     "digest",
     "figures_folder",
     "file_digest",
+    "file_digests",
     "locked",
+    "read_all_again",
     "read_json",
+    "read_only",
     "read_origin",
+    "read_sealed",
     "readable_path",
     "readable_size",
+    "remove_leftovers",
     "resolve",
     "runs_folder",
     "source_digest",
+    "verified",
     "weights_folder",
     "write_aside",
     "write_json",
+    "write_sealed",
 ]

@@ -1,41 +1,166 @@
-"""Digests of values and of files."""
+"""Digests of values and of files, and the memory of which files were read against theirs.
+
+A file is read as a whole once. From then on its size, times and inode tell whether it is still the same. The memory of
+that lies beside the runs and may be deleted at any time.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from functools import lru_cache
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-WHOLE = 64 * 2**20  # bytes; of a larger file samples are hashed
-SAMPLES, SAMPLE, END = 256, 2**14, 2**21  # samples of a large file, bytes in each, bytes at its end
+from tqdm.auto import tqdm
+
+from brainvis.files.folders import BrainvisError, runs_folder
+from brainvis.files.writing import WriteError, read_json, write_json
+
+MEMORY = ".checked.json"  # in the folder of all runs
+BLOCK = 2**20  # bytes read at a time
+LARGE = 2**28  # bytes; reading more than that shows its progress
+WORTH = 2**20  # bytes; what was read is kept on disk if it is as much as that
+SETTLED = 2.0  # seconds; a younger file could change once more without another time stamp
+
+
+class DamagedError(BrainvisError):
+    """A file that is not what was written; the message names it."""
+
+
+class UnsealedError(DamagedError):
+    """A file without a checksum: an earlier version wrote it."""
 
 
 def digest(description: object) -> str:
     """Twelve hexadecimal digits that stand for any JSON-ready value."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return _sha256(description)[:12]
 
 
 def file_digest(path: Path) -> str:
-    """Sixteen hexadecimal digits that stand for a file's content.
+    """Sixteen hexadecimal digits that stand for a file's whole content."""
+    return file_digests([path])[path][:16]
 
-    Files over 64 MiB are sampled: size, 256 evenly spaced blocks of 16 KiB, and the last 2 MiB, where files that torch
-    saved have the checksums of all that is in them.
+
+def file_digests(files: Iterable[Path], title: str = "checksums", watched: bool = False) -> dict[Path, str]:
+    """SHA-256 of files, 64 hexadecimal digits each; those that have not changed since are not read again.
+
+    `title` stands on the progress bar. Of `watched` files it is said if they were something else when last read.
     """
-    state = path.stat()
-    return _file_digest(path, state.st_size, state.st_mtime_ns)
+    memory, found = _memory(), {}
+    states = {file: _state(file) for file in files}
+    new = [file for file, state in states.items() if memory.found(file, state, "sha256") is None]
+    size = sum(states[file][0] for file in new)
+    with tqdm(total=size, desc=title, unit="B", unit_scale=True, disable=size < LARGE) as bar:
+        for file in new:
+            found[file] = _read_digest(file, bar)
+            before = memory.learn(file, states[file], "sha256", found[file])
+            if watched and before not in (None, found[file]):
+                tqdm.write(f"{file} has changed since it was last read.")
+    memory.write()
+    return {file: found.get(file) or memory.found(file, state, "sha256") for file, state in states.items()}
 
 
-@lru_cache(maxsize=4096)  # a plan asks for the same files once for each of its runs; a file that changed is read again
-def _file_digest(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as stream:
-        if size <= WHOLE:
-            return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-        total = hashlib.sha256(str(size).encode())
-        for sample in range(SAMPLES):
-            stream.seek(sample * (size - SAMPLE) // (SAMPLES - 1))
-            total.update(stream.read(SAMPLE))
-        stream.seek(-END, os.SEEK_END)
-        total.update(stream.read())
-        return total.hexdigest()[:16]
+def verified(file: Path, what: str, check: Callable[[], None]) -> None:
+    """Have `check` read a file against checksums of its own, unless this very file has passed it; `what` tells checks
+    apart. What `check` raises goes through."""
+    memory, state = _memory(), _state(file)
+    if memory.found(file, state, what) is None:
+        check()
+        memory.learn(file, state, what, "passed")
+        memory.write()
+
+
+def read_all_again() -> None:
+    """Forget which files were read: each is read anew, once."""
+    _memories.clear()
+    (runs_folder() / MEMORY).unlink(missing_ok=True)
+
+
+def write_sealed(path: Path, content: dict) -> None:
+    """Write JSON with a checksum of all that it says; values are those that JSON gives back."""
+    write_json(path, {**content, "sha256": _sha256(content)})
+
+
+def read_sealed(path: Path) -> dict:
+    """What `write_sealed` wrote, without the checksum.
+
+    Raises:
+        FileNotFoundError: no file.
+        UnsealedError: it has no checksum.
+        BrainvisError: it is damaged, or says something else than was written.
+    """
+    content = read_json(path)
+    if (seal := content.pop("sha256", None)) is None:
+        raise UnsealedError(f"{path} has no checksum: it is of an earlier version, or was edited.")
+    if seal != _sha256(content):
+        raise DamagedError(f"{path} is damaged or was edited: it does not match its own checksum.")
+    return content
+
+
+def _sha256(description: object) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _read_digest(file: Path, bar: tqdm) -> str:
+    total = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            total.update(block)
+            bar.update(len(block))
+    return total.hexdigest()
+
+
+def _state(file: Path) -> list[int]:
+    state = file.stat()
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
+@dataclass
+class _Memory:
+    """What was found in files, by their paths: their state then, and what each check said."""
+
+    file: Path
+    known: dict[str, dict] = field(default_factory=dict)
+    unwritten: dict[str, int] = field(default_factory=dict)  # bytes
+
+    def found(self, file: Path, state: list[int], what: str) -> str | None:
+        """What `what` said of a file in this state."""
+        entry = self.known.get(str(file.absolute()), {})
+        return entry.get(what) if entry.get("state") == state else None
+
+    def learn(self, file: Path, state: list[int], what: str, said: str) -> str | None:
+        """Remember it, unless the file is so young that it may be changing; returns what was said before."""
+        name = str(file.absolute())
+        entry = self.known.get(name, {})
+        if state == _state(file) and max(state[1:3]) / 1e9 < time.time() - SETTLED:
+            self.known[name] = (entry if entry.get("state") == state else {"state": state}) | {what: said}
+            self.unwritten[name] = state[0]
+        return entry.get(what)
+
+    def write(self) -> None:
+        """Keep what is new, beside what other processes have written meanwhile."""
+        if sum(self.unwritten.values()) < WORTH:
+            return
+        with suppress(WriteError):  # a folder that cannot be written: everything is read again next time
+            write_json(self.file, _stored(self.file) | {name: self.known[name] for name in self.unwritten}, indent=None)
+        self.unwritten.clear()
+
+
+_memories: dict[Path, _Memory] = {}  # by file: another folder of runs has another one
+
+
+def _memory() -> _Memory:
+    file = runs_folder() / MEMORY
+    if file not in _memories:
+        _memories[file] = _Memory(file, _stored(file))
+    return _memories[file]
+
+
+def _stored(file: Path) -> dict[str, dict]:
+    """The memory on disk; one that is damaged is none."""
+    with suppress(BrainvisError, OSError):
+        return {name: entry for name, entry in read_json(file, missing={}).items() if isinstance(entry, dict)}
+    return {}

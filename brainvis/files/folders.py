@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+MADE_HERE = ("phantom", "text_embeddings")  # data that the package makes
 
 
 class BrainvisError(Exception):
@@ -17,8 +18,11 @@ class OriginalError(BrainvisError):
 
 
 def data_folder(name: str) -> Path:
-    """Folder of one data set: `data/<name>`, or `$BRAINVIS_DATA/<name>`."""
-    return Path(os.environ.get("BRAINVIS_DATA", ROOT / "data")) / name
+    """Folder of one data set: `data/<name>`, or `$BRAINVIS_DATA/<name>`. What is made here, phantoms and text
+    embeddings, goes beside the runs where the repository cannot be written to."""
+    if place := os.environ.get("BRAINVIS_DATA"):
+        return Path(place) / name
+    return beside_runs("data") / name if name in MADE_HERE and read_only(ROOT) else ROOT / "data" / name
 
 
 def weights_folder() -> Path:
@@ -28,12 +32,25 @@ def weights_folder() -> Path:
 
 def runs_folder() -> Path:
     """Folder of all runs: `papermill_runs`, or `$BRAINVIS_RUNS`."""
-    return Path(os.environ.get("BRAINVIS_RUNS", ROOT / "papermill_runs"))
+    return Path(os.environ.get("BRAINVIS_RUNS") or ROOT / "papermill_runs")
 
 
 def figures_folder() -> Path:
-    """Folder of the paper's figures and tables: `figures`, or `$BRAINVIS_FIGURES`."""
-    return Path(os.environ.get("BRAINVIS_FIGURES", ROOT / "figures"))
+    """Folder of the paper's figures and tables: `figures`, or `$BRAINVIS_FIGURES`; beside the runs where the
+    repository cannot be written to."""
+    if place := os.environ.get("BRAINVIS_FIGURES"):
+        return Path(place)
+    return beside_runs("figures") if read_only(ROOT) else ROOT / "figures"
+
+
+def read_only(folder: Path) -> bool:
+    """Whether a folder that is there cannot be written to."""
+    return folder.is_dir() and not os.access(folder, os.W_OK)
+
+
+def beside_runs(name: str) -> Path:
+    """A folder for what belongs elsewhere and cannot be written there."""
+    return runs_folder() / name
 
 
 def resolve(path: str | Path) -> Path:

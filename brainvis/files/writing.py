@@ -4,25 +4,96 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from platform import node
 
+import psutil
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
-from brainvis.files.folders import BrainvisError, OriginalError
+from brainvis.files.folders import BrainvisError, OriginalError, readable_size
+
+HOST = re.sub(r"[^\w-]", "-", node()) or "host"
+HALF = re.compile(r"\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.[0-9a-f]+\.part$")  # the end of a half file's name
+DAY = 86_400.0  # seconds after which the writer of a half file on another machine counts as gone
 
 
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then rename it: a reader never meets half a file, whatever is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")  # runs of two subjects may write the same file at once
+class WriteError(BrainvisError, OSError):
+    """A disk that is full, or a folder that cannot be written to; the message names the file."""
+
+
+def write_aside(path: Path, write: Callable[[Path], object], durable: bool = True) -> None:
+    """Let `write` fill a file beside `path`, then rename it: a reader never meets half a file, whatever is killed.
+
+    A `durable` file is on the disk before it has its name, so that no loss of power takes it either.
+
+    Raises:
+        WriteError: the disk or the folder refuses; what was there before is as it was.
+    """
+    aside = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if durable:
+            remove_leftovers(path.parent, path.name)
         write(aside)
+        if durable:
+            _to_disk(aside)
         aside.replace(path)
+        if durable and os.name != "nt":  # Windows opens no folders
+            _to_disk(path.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        if isinstance(error, BrainvisError):
+            raise
+        raise WriteError(f"{path} cannot be written: {_why(path, error)}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that is gone or read-only has no half file
+            aside.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove the half files of writers that are gone: killed on this machine, or silent for a day on another."""
+    for half in folder.glob(f".{name}.*.part"):
+        found = HALF.search(half.name)
+        here = found is not None and found["host"] == HOST
+        with suppress(FileNotFoundError):  # its writer was quicker
+            if not psutil.pid_exists(int(found["pid"])) if here else half.stat().st_mtime < time.time() - DAY:
+                half.unlink()
+
+
+def check_writable(folder: Path, size: int = 0) -> None:
+    """Make `folder` if need be; WriteError if it cannot be written to, or has no room for `size` bytes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{secrets.token_hex(4)}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise WriteError(f"{folder} cannot be written to: {_why(folder, error)}") from error
+    if (free := psutil.disk_usage(str(folder)).free) < size:
+        told = f"{readable_size(size)} are needed in {folder}, and {readable_size(free)} are free"
+        raise WriteError(f"There is no room: {told}. Make some, or let BRAINVIS_RUNS name a folder on another disk.")
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _why(path: Path, error: Exception) -> str:
+    """What the system says, and what to do."""
+    reason = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
+    with suppress(OSError):
+        free = psutil.disk_usage(str(path.parent)).free
+        return f"{reason} ({readable_size(free)} are free). Make room or the folder writable, then run it again."
+    return f"{reason}. Make the folder writable, then run it again."
 
 
 def write_json(path: Path, content: object, indent: int | None = 1) -> None:
@@ -59,7 +130,7 @@ def read_origin(path: Path) -> dict[str, str]:
     """
     try:
         with safe_open(path, framework="np") as content:
-            return {key: content.metadata()[key] for key in ("file", "sha256", "kind", "stands_in")}
+            return {key: content.metadata()[key] for key in ("file", "sha256", "kind", "stands_in", "weights")}
     except FileNotFoundError:
         return {}
     except (SafetensorError, OSError, TypeError, KeyError) as error:

@@ -6,10 +6,12 @@ In half precision, 40 class names and 2,000 captions of Stable Diffusion 1.5 (77
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -19,9 +21,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from brainvis.files import write_aside
+from brainvis.files import DamagedError, verified, write_aside
 from brainvis.generation import Generator
 
+CHECKSUM = 16  # hexadecimal digits of a SHA-256
 BLOCK = 256  # text embeddings that are converted to single precision at a time: 61 MB at 77 x 768
 
 
@@ -65,24 +68,45 @@ def build_text_embeddings(generator: Generator, texts: Sequence[str], file: str 
     built = TextEmbeddings((*known.texts, *missing), encoded, generator.fingerprint)
     if not file:
         return built
-    notes = {"generator": built.fingerprint, "texts": json.dumps(built.texts)}
+    notes = {"generator": built.fingerprint, "texts": json.dumps(built.texts), "checksums": "".join(_checksums(built))}
     write_aside(Path(file), lambda path: save_file({"embeddings": built.embeddings}, path, metadata=notes))
     written = _read(Path(file), generator.fingerprint, shape)  # mapped, so that the memory above is free again
     return written if written and written.texts == built.texts else built
 
 
 def _read(file: Path, fingerprint: str, shape: tuple[int, int]) -> TextEmbeddings | None:
-    """What is in `file`, memory-mapped; None if it is not there, not readable, or of another generator."""
+    """What is in `file`, memory-mapped; None if it is not there, damaged, or of another generator."""
     try:
         with safe_open(file, framework="pt") as content:
             notes = content.metadata() or {}
             if notes.get("generator") != fingerprint:
                 return None
             found = TextEmbeddings(tuple(json.loads(notes["texts"])), content.get_tensor("embeddings"), fingerprint)
-    except (FileNotFoundError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
+        if found.embeddings.dtype != torch.float16 or found.embeddings.shape != (len(found.texts), *shape):
+            return None
+        verified(file, "text embeddings", lambda: _check(file, found, notes["checksums"]))
+    except FileNotFoundError:
         return None
-    whole = found.embeddings.dtype == torch.float16 and found.embeddings.shape == (len(found.texts), *shape)
-    return found if whole else None
+    except (DamagedError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        tqdm.write(f"{error if isinstance(error, DamagedError) else f'{file} is damaged.'} Its texts are encoded anew.")
+        return None
+    return found
+
+
+def _check(file: Path, found: TextEmbeddings, checksums: str) -> None:
+    """DamagedError for embeddings that are not what was written."""
+    known = [checksums[place : place + CHECKSUM] for place in range(0, len(checksums), CHECKSUM)]
+    for text, computed, written in zip_longest(found.texts, _checksums(found), known):
+        if computed != written:
+            raise DamagedError(f"{file} is damaged: the embedding of {text!r} is not what was written.")
+
+
+def _checksums(embedded: TextEmbeddings) -> Iterator[str]:
+    """One for each text and its embedding, so that neither can change alone."""
+    for text, embedding in zip(embedded.texts, embedded.embeddings, strict=True):
+        whole = hashlib.sha256(text.encode())
+        whole.update(embedding.contiguous().numpy())
+        yield whole.hexdigest()[:CHECKSUM]
 
 
 def text_cosines(embeddings: Tensor, others: Tensor) -> Tensor:

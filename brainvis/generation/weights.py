@@ -5,7 +5,6 @@ All is looked for in `data/weights` under its published name, then in the cache 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -14,12 +13,20 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import huggingface_hub
 
-from brainvis.files import ROOT, BrainvisError, digest, file_digest, readable_size, resolve, weights_folder
+from brainvis.files import (
+    ROOT,
+    BrainvisError,
+    digest,
+    file_digest,
+    file_digests,
+    readable_size,
+    resolve,
+    weights_folder,
+)
 from brainvis.generation.checkpoints import refusal, safetensors_shapes
 
 PATIENCE = 3.0  # seconds that the hub may take to answer at all: asked without a network, a download gives up after 23
@@ -169,13 +176,7 @@ def torch_cache() -> Path:
 
 def weights_fingerprint(file: Path) -> str:
     """First 16 hexadecimal digits of a whole file's sha256, to compare with the published one."""
-    return _sha256(file, file.stat().st_size, file.stat().st_mtime_ns)[:16]
-
-
-@lru_cache(maxsize=32)  # a file that changed is read again
-def _sha256(file: Path, size: int, changed: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_digest(file)
 
 
 # Text-to-image models
@@ -261,11 +262,31 @@ def backbone_fingerprint(name: str | Path) -> str:
     """Hexadecimal digits that stand for every configuration and weight file of a backbone, wherever it lies."""
     place = obtain_backbone(name)
     if place.is_file():
-        return file_digest(place)
+        return _published(place, file_digest(place))
     files = [file for part in (*COMPONENTS, *EXTRAS) for file in (place / part).rglob("*") if file.is_file()]
     files = [file for file in files if file.suffix in (".json", ".txt", ".safetensors", ".bin")]
     files.append(place / "model_index.json")  # others, a README say, are not the backbone
-    return digest({file.relative_to(place).as_posix(): file_digest(file) for file in files})
+    found = file_digests(files, f"checksums of {place.name}")
+    if place == PHANTOM and (
+        wrong := _not_committed({file.relative_to(place).as_posix(): found[file] for file in files})
+    ):
+        raise BackboneError(f"{place / wrong} is not the committed one; restore it: git checkout -- {place}")
+    return digest({file.relative_to(place).as_posix(): _published(file, found[file][:16]) for file in files})
+
+
+def _not_committed(found: dict[str, str]) -> str | None:
+    """The first file of the phantom's backbone that differs from the list of checksums beside it."""
+    lines = PHANTOM.with_suffix(".sha256").read_text(encoding="utf-8").splitlines()
+    known = {name.removeprefix(f"{PHANTOM.name}/"): sha256 for sha256, name in (line.split("  ", 1) for line in lines)}
+    return next((name for name in sorted({*found, *known}) if found.get(name) != known.get(name)), None)
+
+
+def _published(file: Path, sha256: str) -> str:
+    """The digest again; BackboneError for a file in the hub's cache that is not what its name there says."""
+    blob = file.resolve()
+    if blob.parent.name == "blobs" and len(blob.name) == 64 and not blob.name.startswith(sha256):
+        raise BackboneError(f"{file} is damaged: it is not what was published. Remove {blob}, and it is fetched again")
+    return sha256
 
 
 def weights_variant(folder: Path) -> str | None:

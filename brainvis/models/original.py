@@ -154,8 +154,17 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path, theirs: dict
 def write_original(path: Path, model: nn.Module, origin: dict[str, str]) -> None:
     """Writes the weights of `model`, and whence they come: `file`, `sha256`, `kind`, `stands_in` ("" or for what)."""
     # clones: an LSTM saved on a GPU has all its weights in one piece of memory, which safetensors does not write
-    weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+    weights = {name: value.cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    origin = {**origin, "weights": _digest(weights)}
     write_aside(path, lambda aside: save_file(weights, aside, metadata=origin))
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        total.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        total.update(weight.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
 
 
 def describe(origin: dict[str, str]) -> str:
@@ -166,8 +175,10 @@ def describe(origin: dict[str, str]) -> str:
 
 def load_original(path: Path, model: nn.Module) -> str:
     """Fills `model`, to the last name, with the weights that `install` has put in `path`; says whence they come."""
-    origin = read_origin(path)
-    _fill(model, load_file(path), path, {})
+    origin, weights = read_origin(path), load_file(path)
+    if _digest(weights) != origin["weights"]:
+        raise OriginalError(f"{path} is damaged; write it again: python -m brainvis original FILE ...")
+    _fill(model, weights, path, {})
     return describe(origin)
 
 

@@ -1,6 +1,7 @@
 """Records the phantom: pictures shown to subjects, one trial each, in the files and formats of EEGCVPR40."""
 
 import io
+import json
 import mmap
 import os
 import shutil
@@ -15,7 +16,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from brainvis.configuration import Phantom
-from brainvis.files import write_json
+from brainvis.files import file_digests, write_json, write_sealed
 from brainvis.phantom import phantom_identity, published_form
 from brainvis.phantom.head import MONTAGE, electrodes
 from brainvis.phantom.published_form import PublishedForm
@@ -24,6 +25,7 @@ from brainvis.phantom.spectrum import BAND, BAND_PASS, SAMPLING_RATE, waveforms_
 from brainvis.phantom.stimuli import CLASS_NAMES, SHOWN_CLASSES, WNIDS, Session, plan_session, render
 
 EEG_FILE = "eeg_5_95_std.pth"
+MANIFEST = "phantom.json"  # what the phantom is, and a checksum of each of its files
 ATTRIBUTES = ("shape", "colour", "size", "position", "background")
 RESOLUTION = 64  # pixels
 BATCH = 100  # trials generated at once: 37 MB of signal
@@ -81,8 +83,6 @@ def _write(folder: Path, phantom: Phantom, seed: int, form: PublishedForm | None
     write_json(folder / "class_names.json", names)
     write_json(folder / "captions.json", {image: stimulus.caption for image, stimulus in shown.items()})
     write_json(folder / "attributes.json", truth)
-    made = {"gains": GAINS, "sampling_rate": SAMPLING_RATE, "band": BAND, "montage": MONTAGE}
-    write_json(folder / "phantom.json", phantom_identity(phantom, seed) | made | {"channels": electrodes()[0]})
 
     def trials() -> Iterator[dict]:
         for index, subject_seed in enumerate(tqdm(subject_seeds, desc="phantom EEG", unit="subject")):
@@ -93,6 +93,11 @@ def _write(folder: Path, phantom: Phantom, seed: int, form: PublishedForm | None
                     yield trial if form is not None else trial | {"order": order}  # nobody published an order
 
     write_eeg_file(folder / EEG_FILE, trials(), list(names), session.image_ids)
+    made = {"gains": GAINS, "sampling_rate": SAMPLING_RATE, "band": BAND, "montage": MONTAGE}
+    made["channels"] = electrodes()[0]
+    files = file_digests(sorted(file for file in folder.rglob("*") if file.is_file()))
+    made["files"] = {file.relative_to(folder).as_posix(): sha256 for file, sha256 in files.items()}
+    write_sealed(folder / MANIFEST, json.loads(json.dumps(phantom_identity(phantom, seed) | made)))
 
 
 def write_eeg_file(file: Path, trials: Iterable[dict], labels: list[str], images: list[str]) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 import random
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,12 +15,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from brainvis.configuration import Training
-from brainvis.files import BrainvisError, write_aside
+from brainvis.files import BrainvisError
+from brainvis.training.checkpoint import Checkpoint, Progress, training_identity
 
 Objective = Callable[..., dict[str, Tensor]]
 VALIDATION = "selection"  # the word that seeds validation: another would draw other masks, and change every score
-SECONDS_BETWEEN = 20.0  # at least, from one checkpoint to the next
-WRITING_SHARE = 0.05  # at most, of the training's time: the `paper` alignment network makes files of 4 GB
 
 
 class TrainingError(BrainvisError, RuntimeError):
@@ -116,7 +111,7 @@ def fit(
     optimiser = kind(learning, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
     settings = {"name": name, "seed": seed, "choose": list(choose)}
     identity = training_identity(model, train, validation, training, **settings) if checkpoint else ""
-    stored = _Checkpoint(checkpoint, identity)
+    stored = Checkpoint(checkpoint, identity)
     progress = stored.load(model, optimiser)
     if not progress.finished:
         # On a CUDA device with room to spare, all data at once: gathering batches there saves a copy in every step.
@@ -128,19 +123,6 @@ def fit(
     model.load_state_dict(progress.best_weights)
     model.eval()
     return History(progress.epochs, progress.best_epoch, progress.seconds)
-
-
-@dataclass
-class _Progress:
-    """A training after its last whole epoch; epochs count from 1."""
-
-    epoch: int = 0
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    lowest: float = float("inf")  # what the best epoch is chosen by, negated where the highest is the best
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
-    finished: bool = False
 
 
 @dataclass
@@ -157,7 +139,7 @@ class _Loop:
     after_step: Callable[[], None] | None
     monitor: Callable[[nn.Module, int], dict[str, float]] | None
 
-    def run(self, progress: _Progress, optimiser: torch.optim.Optimizer, train, validation, stored) -> None:
+    def run(self, progress: Progress, optimiser: torch.optim.Optimizer, train, validation, stored) -> None:
         """From `progress` to the last epoch; afterwards `progress` holds everything."""
         epochs, term = self.training.epochs, f"validation_{self.choose[0]}"
         sign = -1.0 if self.choose[1] == "max" else 1.0
@@ -237,67 +219,6 @@ def _learning_rate(training: Training, step: int, steps: int) -> float:
         return training.learning_rate * (step + 1) / steps
     done = (step - steps + 1) / (steps * (training.epochs - 1))
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-@dataclass
-class _Checkpoint:
-    """One training's file; without a path nothing is read or written.
-
-    A file that is damaged or of another training is renamed to `<name>.previous`: never used, never lost.
-    """
-
-    path: Path | None
-    identity: str
-    due: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN)
-
-    def load(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> _Progress:
-        """The progress on disk, with model and optimiser set to it; a new one if there is none to take up."""
-        if self.path is None or not self.path.exists():
-            return _Progress()
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-            if content["identity"] != self.identity:
-                raise ValueError("it belongs to a training with other settings, starting weights or trials")
-            progress = _Progress(**content["progress"])
-        except Exception as error:  # a damaged file raises whatever its damage leads to
-            kept, why = self.path.with_name(self.path.name + ".previous"), (str(error).splitlines() or [""])[0][:120]
-            os.replace(self.path, kept)
-            why = f"cannot be used ({type(error).__name__}: {why})"
-            warnings.warn(f"{self.path} {why}; kept as {kept.name}, the training starts anew", stacklevel=3)
-            return _Progress()
-        if not progress.finished:
-            model.load_state_dict(content["model"])
-            optimiser.load_state_dict(content["optimiser"])
-        return progress
-
-    def save(self, progress: _Progress, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Writes if it is time to, and always at the end, when only history and best weights are kept."""
-        start = time.monotonic()
-        if self.path is None or (start < self.due and not progress.finished):
-            return
-        content = {"identity": self.identity, "progress": vars(progress)}
-        if not progress.finished:
-            content |= {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-        try:
-            write_aside(self.path, lambda path: torch.save(content, path))
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            warnings.warn(f"{self.path}: no checkpoint written ({error}); the training goes on", stacklevel=3)
-        self.due = time.monotonic() + max(SECONDS_BETWEEN, (time.monotonic() - start) / WRITING_SHARE)
-
-
-def training_identity(
-    model: nn.Module, train: Sequence[Tensor], validation: Sequence[Tensor], training: Training, **others: object
-) -> str:
-    """A hash of all that a training's result depends on: weights before it, data, settings, the models' `config`."""
-    configs = [vars(module.config) for module in model.modules() if is_dataclass(getattr(module, "config", None))]
-    configs = [{key: value for key, value in config.items() if not isinstance(value, Training)} for config in configs]
-    settings = {"training": asdict(training), "configurations": configs, **others}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    named = [*model.state_dict().items(), *(("train", t) for t in train), *(("validation", t) for t in validation)]
-    for name, tensor in named:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 @torch.no_grad()
