@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("check", help="which data and weights are here, which are missing, and their sources")
     command.add_argument("--dataset", choices=DATASETS, default="phantom", help="of the run you have in mind")
     command.add_argument("--backbone", default="phantom", help="phantom, sd15, or a path")
+    command.add_argument("--deep", action="store_true", help="read all that was made or fetched against its checksums")
     command.set_defaults(run=_check)
 
     command = commands.add_parser("caption", help="describe the pictures of a data set, in its captions.json")
@@ -66,6 +67,12 @@ def _study(chosen: argparse.Namespace):
 
 
 def _check(chosen: argparse.Namespace) -> int:
+    if chosen.deep:
+        from brainvis.evaluation.deep_check import deep_check
+
+        count, wrong = deep_check(chosen.dataset, chosen.backbone)
+        print("\n".join(wrong) or f"All {count} runs, files of data and files of weights are what was written.")
+        return int(bool(wrong))
     items = check(chosen.dataset, chosen.backbone)
     print(f"What dataset={chosen.dataset} backbone={chosen.backbone} needs (another choice: --dataset, --backbone)\n")
     print(as_text(items), end="\n\n")

@@ -210,7 +210,7 @@ def test_a_save_that_dies_leaves_no_run_behind(monkeypatch):
     def die(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("brainvis.study.save_file", die)
+    monkeypatch.setattr("brainvis.study.study.save_file", die)
     with pytest.raises(KeyboardInterrupt):
         study.save("fusion", {"new": True}, arrays={"labels": torch.arange(4)})
     with pytest.raises(StudyError, match="has not been run"):

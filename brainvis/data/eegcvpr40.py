@@ -187,6 +187,15 @@ def _mapped(file: Path, made_from: str) -> Trials | None:
     return Trials(trials, {name: torch.tensor(column) for name, column in table.items()}, wnids, images)
 
 
+def check_array(file: Path) -> None:
+    """Read an array file against its checksums; DamagedError if it is not what was written."""
+    try:
+        with safe_open(file, "pt") as stored:
+            _check(file, stored.get_tensor("trials"), stored.metadata())
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise DamagedError(f"{file} is damaged: it is no whole array file.") from error
+
+
 def _check(file: Path, trials: Tensor, metadata: dict[str, str]) -> None:
     """DamagedError for an array file that is not what was written, or has values that are not finite."""
     checksums = metadata["checksums"]

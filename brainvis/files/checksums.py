@@ -145,7 +145,7 @@ class _Memory:
         if sum(self.unwritten.values()) < WORTH:
             return
         with suppress(WriteError):  # a folder that cannot be written: everything is read again next time
-            write_json(self.file, _stored(self.file) | {name: self.known[name] for name in self.unwritten}, indent=None)
+            write_sealed(self.file, _stored(self.file) | {name: self.known[name] for name in self.unwritten})
         self.unwritten.clear()
 
 
@@ -162,5 +162,5 @@ def _memory() -> _Memory:
 def _stored(file: Path) -> dict[str, dict]:
     """The memory on disk; one that is damaged is none."""
     with suppress(BrainvisError, OSError):
-        return {name: entry for name, entry in read_json(file, missing={}).items() if isinstance(entry, dict)}
+        return read_sealed(file)
     return {}

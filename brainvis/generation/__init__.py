@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from brainvis.configuration import Generation
-from brainvis.generation.weights import BackboneError, backbone_fingerprint, find_backbone
+from brainvis.generation.weights import BackboneError, backbone_contents, backbone_fingerprint, find_backbone
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,7 @@ class GeneratorSource:
 
     load: Callable[..., Generator]  # load(device=None)
     fingerprint: Callable[[], str]  # of all that its pictures depend on, known without loading it
+    contents: Callable[[], dict[str, str]] = dict  # digests of its files, by name: to say which of them has changed
 
 
 def _stable_diffusion(name: str) -> GeneratorSource:
@@ -61,7 +62,7 @@ def _stable_diffusion(name: str) -> GeneratorSource:
 
         return load_stable_diffusion(name, device)
 
-    return GeneratorSource(load, partial(backbone_fingerprint, name))
+    return GeneratorSource(load, partial(backbone_fingerprint, name), partial(backbone_contents, name))
 
 
 GENERATORS: dict[str, GeneratorSource] = {name: _stable_diffusion(name) for name in ("phantom", "sd15")}

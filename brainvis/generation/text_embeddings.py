@@ -74,27 +74,36 @@ def build_text_embeddings(generator: Generator, texts: Sequence[str], file: str 
     return written if written and written.texts == built.texts else built
 
 
-def _read(file: Path, fingerprint: str, shape: tuple[int, int]) -> TextEmbeddings | None:
-    """What is in `file`, memory-mapped; None if it is not there, damaged, or of another generator."""
+def check_text_embeddings(file: Path) -> TextEmbeddings:
+    """What is in a file, memory-mapped, read against its checksums once; DamagedError if it is not what was written."""
     try:
         with safe_open(file, framework="pt") as content:
-            notes = content.metadata() or {}
-            if notes.get("generator") != fingerprint:
-                return None
-            found = TextEmbeddings(tuple(json.loads(notes["texts"])), content.get_tensor("embeddings"), fingerprint)
-        if found.embeddings.dtype != torch.float16 or found.embeddings.shape != (len(found.texts), *shape):
-            return None
-        verified(file, "text embeddings", lambda: _check(file, found, notes["checksums"]))
+            notes, embeddings = content.metadata(), content.get_tensor("embeddings")
+            found = TextEmbeddings(tuple(json.loads(notes["texts"])), embeddings, notes["generator"])
+            checksums = notes["checksums"]
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{file} is damaged: it is no whole file of text embeddings.") from error
+    verified(file, "text embeddings", lambda: _check(file, found, checksums))
+    return found
+
+
+def _read(file: Path, fingerprint: str, shape: tuple[int, int]) -> TextEmbeddings | None:
+    """What is in `file`; None if it is not there, damaged, or of another generator."""
+    try:
+        found = check_text_embeddings(file)
     except FileNotFoundError:
         return None
-    except (DamagedError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        tqdm.write(f"{error if isinstance(error, DamagedError) else f'{file} is damaged.'} Its texts are encoded anew.")
+    except DamagedError as error:
+        tqdm.write(f"{error} Its texts are encoded anew.")
         return None
-    return found
+    whole = found.embeddings.dtype == torch.float16 and found.embeddings.shape == (len(found.texts), *shape)
+    return found if whole and found.fingerprint == fingerprint else None
 
 
 def _check(file: Path, found: TextEmbeddings, checksums: str) -> None:
     """DamagedError for embeddings that are not what was written."""
+    if found.embeddings.ndim != 3 or len(found.embeddings) != len(found.texts):
+        raise DamagedError(f"{file} is damaged: its texts are not those that were written.")
     known = [checksums[place : place + CHECKSUM] for place in range(0, len(checksums), CHECKSUM)]
     for text, computed, written in zip_longest(found.texts, _checksums(found), known):
         if computed != written:

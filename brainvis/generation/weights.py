@@ -260,24 +260,31 @@ def obtain_backbone(name: str | Path) -> Path:
 
 def backbone_fingerprint(name: str | Path) -> str:
     """Hexadecimal digits that stand for every configuration and weight file of a backbone, wherever it lies."""
+    contents, place = backbone_contents(name), obtain_backbone(name)
+    return contents[place.name] if place.is_file() else digest(contents)
+
+
+def backbone_contents(name: str | Path) -> dict[str, str]:
+    """Digests of every configuration and weight file of a backbone, by name; BackboneError for one that is known to be
+    damaged: a file of the phantom's, or one in the hub's cache."""
     place = obtain_backbone(name)
     if place.is_file():
-        return _published(place, file_digest(place))
+        return {place.name: _published(place, file_digest(place))}
     files = [file for part in (*COMPONENTS, *EXTRAS) for file in (place / part).rglob("*") if file.is_file()]
     files = [file for file in files if file.suffix in (".json", ".txt", ".safetensors", ".bin")]
     files.append(place / "model_index.json")  # others, a README say, are not the backbone
     found = file_digests(files, f"checksums of {place.name}")
-    if place == PHANTOM and (
-        wrong := _not_committed({file.relative_to(place).as_posix(): found[file] for file in files})
-    ):
-        raise BackboneError(f"{place / wrong} is not the committed one; restore it: git checkout -- {place}")
-    return digest({file.relative_to(place).as_posix(): _published(file, found[file][:16]) for file in files})
+    by_name = {file.relative_to(place).as_posix(): _published(file, found[file]) for file in files}
+    if place == PHANTOM and (wrong := _not_committed(by_name)):
+        raise BackboneError(f"{place / wrong} is not the committed one; restore it: git checkout -- {place.parent}")
+    return {name: sha256[:16] for name, sha256 in by_name.items()}
 
 
 def _not_committed(found: dict[str, str]) -> str | None:
     """The first file of the phantom's backbone that differs from the list of checksums beside it."""
-    lines = PHANTOM.with_suffix(".sha256").read_text(encoding="utf-8").splitlines()
-    known = {name.removeprefix(f"{PHANTOM.name}/"): sha256 for sha256, name in (line.split("  ", 1) for line in lines)}
+    lines = PHANTOM.with_suffix(".sha256").read_text(encoding="utf-8", errors="replace").splitlines()
+    pairs = (line.partition("  ")[::2] for line in lines)
+    known = {name.removeprefix(f"{PHANTOM.name}/"): sha256 for sha256, name in pairs}
     return next((name for name in sorted({*found, *known}) if found.get(name) != known.get(name)), None)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ FILES = (
     "the authors' files (pretrain_model_epoch300.pkl, finetune_model_epoch80.pkl, lstm__subject0_epoch_900.pth, "
     "timefreqmodel.pkl, clipfinetune_model.pkl) fit preset=paper and dataset=eegcvpr40"
 )
+AGAIN = "; write it again: python -m brainvis original FILE ..."
 KINDS = {  # of file, in the order of training: the stage and the training that leave these weights
     "pretrained": ("lmm_pretraining", "pre-training"),
     "finetuned": ("lmm_pretraining", "fine-tuning"),
@@ -175,11 +177,20 @@ def describe(origin: dict[str, str]) -> str:
 
 def load_original(path: Path, model: nn.Module) -> str:
     """Fills `model`, to the last name, with the weights that `install` has put in `path`; says whence they come."""
-    origin, weights = read_origin(path), load_file(path)
-    if _digest(weights) != origin["weights"]:
-        raise OriginalError(f"{path} is damaged; write it again: python -m brainvis original FILE ...")
-    _fill(model, weights, path, {})
-    return describe(origin)
+    _fill(model, check_original(path), path, {})
+    return describe(read_origin(path))
+
+
+def check_original(path: Path) -> dict[str, Tensor]:
+    """The weights in `path`; OriginalError if they are not those that were written."""
+    origin = read_origin(path)
+    try:
+        weights = load_file(path)
+        if _digest(weights) == origin["weights"]:
+            return weights
+    except (SafetensorError, OSError, KeyError) as error:
+        raise OriginalError(f"{path} cannot be read ({error}){AGAIN}") from error
+    raise OriginalError(f"{path} is damaged{AGAIN}")
 
 
 def install(study: Any, files: list[Path]) -> list[str]:

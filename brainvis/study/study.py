@@ -6,32 +6,24 @@ A notebook opens one and asks it for everything; paths stay in here.
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property, partial
-from importlib.metadata import requires, version
+from functools import partial
 from pathlib import Path
 
 import torch
 from numpy import ndarray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from brainvis.data import load_dataset
 from brainvis.data.dataset import EEGDataset, Partition
 from brainvis.files import (
-    ROOT,
-    BrainvisError,
     DamagedError,
     UnsealedError,
     data_folder,
     file_digests,
-    read_sealed,
     remove_leftovers,
     runs_folder,
     write_aside,
@@ -48,8 +40,7 @@ from brainvis.graph import (
     stage_of_branch,
 )
 from brainvis.models.original import describe, load_original
-
-PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "torchmetrics", "open_clip_torch", "mne", "papermill")
+from brainvis.study.product import Product, made_with, read_product
 
 
 @dataclass(frozen=True)
@@ -182,7 +173,7 @@ class Study(Choice):
             "chosen": self.fingerprint(stage, code=False),
             "code": self.code(stage),
             "built_from": {needed: self.fingerprint(needed) for needed in self.needs(stage)},
-            "data": {"fingerprint": self.data_fingerprint, "files": self.data_contents},
+            **{what: {"files": files} for what, files in self._contents(stage).items()},
             "original": {name: describe(o) for folder in sources for name, o in original_weights(folder).items()},
         }
 
@@ -207,14 +198,23 @@ class Study(Choice):
         return product
 
     def _differing(self, stage: str, results: dict) -> str:
-        """What a run was made from that is not as it is now."""
+        """What a run was made from that is not as it is now, in words."""
         if results.get("chosen") == self.fingerprint(stage, code=False):
             return "other code"
-        then, now = results.get("data", {}).get("files", {}), self.data_contents
-        changed = sorted(name for name in {**then, **now} if then.get(name) != now.get(name))
-        if results.get("data", {}).get("fingerprint") == self.data_fingerprint or not changed:
-            return "something else"
-        return f"other data ({', '.join(changed[:3])}{', ...' * (len(changed) > 3)} in {data_folder(self.dataset)})"
+        said, then = [], self._contents(stage)
+        for what, now in then.items():
+            before = results.get(what, {}).get("files", {})
+            changed = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
+            said += [f"other files of the {what} ({_some(changed)})"] if changed and before else []
+        settings = [_flat(configuration) for configuration in (results["configuration"], asdict(self.configuration))]
+        changed = [f"{name} was {then}" for name, then in settings[0].items() if settings[1].get(name, then) != then]
+        said += [f"another configuration ({_some(changed)}; preset {self.preset})"] if changed else []
+        return " and ".join(said) or "something else"
+
+    def _contents(self, stage: str) -> dict[str, dict[str, str]]:
+        """Digests of the files that go into `stage`, of the data and of the backbone."""
+        draws = any(stage_named(source).draws for source in self.sources(stage))
+        return {"data": self.data_contents, "backbone": self.generator.contents() if draws else {}}
 
     def gather(self, stage: str) -> list[Product]:
         """The runs of `stage` of all subjects and ablations of this study that are whole and up to date."""
@@ -262,77 +262,16 @@ class Study(Choice):
         return said or ["Nothing to accept: every run is up to date."]
 
 
-@dataclass(frozen=True)
-class Product:
-    """What a run left in its folder."""
-
-    folder: Path
-    results: dict
-
-    @property
-    def metrics(self) -> dict:
-        """The run's figures."""
-        return self.results["metrics"]
-
-    def load_weights(self, name: str, module: nn.Module) -> nn.Module:
-        """`module` with the saved weights `name`."""
-        module.load_state_dict(load_file(self.folder / f"{name}.safetensors"))
-        return module
-
-    @cached_property
-    def arrays(self) -> dict[str, Tensor]:
-        """The saved arrays by name."""
-        return load_file(self.folder / "arrays.safetensors")
+def _flat(part: object, name: str = "") -> dict[str, object]:
+    """The values of nested dictionaries by their dotted names."""
+    if not isinstance(part, dict):
+        return {name: json.loads(json.dumps(part))}
+    return {key: value for inner in part for key, value in _flat(part[inner], f"{name}.{inner}".strip(".")).items()}
 
 
-def read_product(folder: Path) -> Product:
-    """What lies in the folder of a run, each file read against its checksum.
-
-    Raises:
-        FileNotFoundError: there is no run.
-        DamagedError: a file is not what the run wrote; from then on the run is not marked as whole.
-    """
-    try:
-        results = read_sealed(folder / "results.json")
-        files = {name: folder / name for name in results["files"]}
-        if lost := [file for file in files.values() if not file.is_file()]:
-            raise DamagedError(f"{lost[0]} is missing from a run that is whole otherwise.")
-        found = file_digests(files.values(), "checksums of a run")
-        if wrong := [file for name, file in files.items() if found[file] != results["files"][name]]:
-            raise DamagedError(f"{wrong[0]} is damaged: it is not what the run wrote.")
-    except (FileNotFoundError, BrainvisError) as error:
-        with suppress(OSError):  # somebody else's folder: then its owner has to
-            for whole in folder.glob(mark("*")):
-                whole.unlink()
-        if isinstance(error, FileNotFoundError | DamagedError):
-            raise
-        raise DamagedError(str(error)) from error
-    return Product(folder, results)
-
-
-def made_with() -> dict:
-    """Versions, commit and hardware of this run."""
-    commit, changed = (
-        subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-        for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "brainvis", "notebooks"))
-    )
-    return {
-        "packages": {name: version(name) for name in PACKAGES},
-        "not_pinned": other_versions(),
-        "python": platform.python_version(),
-        "commit": commit or "not a git checkout",
-        "modified": [line.split()[-1] for line in changed.splitlines()],
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def other_versions() -> dict[str, str]:
-    """Packages of another version than the study was tested with: name -> "2.14.0, tested with 2.15.0"."""
-    pins = [pin.partition(";")[0].strip().split("==") for pin in requires("brainvis") or () if "extra" not in pin]
-    here = {name: (version(name).partition("+")[0], pin) for name, pin in pins}
-    return {name: f"{found}, tested with {pin}" for name, (found, pin) in here.items() if found != pin}
+def _some(names: list[str]) -> str:
+    """The first of them, in a sentence."""
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
 
 
 def _plain(value: object):

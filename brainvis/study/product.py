@@ -1,0 +1,94 @@
+"""What a run left in its folder, read against its checksums, and what it was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from brainvis.files import ROOT, BrainvisError, DamagedError, file_digests, read_sealed
+from brainvis.graph import mark
+
+PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "torchmetrics", "open_clip_torch", "mne", "papermill")
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a run left in its folder."""
+
+    folder: Path
+    results: dict
+
+    @property
+    def metrics(self) -> dict:
+        """The run's figures."""
+        return self.results["metrics"]
+
+    def load_weights(self, name: str, module: nn.Module) -> nn.Module:
+        """`module` with the saved weights `name`."""
+        module.load_state_dict(load_file(self.folder / f"{name}.safetensors"))
+        return module
+
+    @cached_property
+    def arrays(self) -> dict[str, Tensor]:
+        """The saved arrays by name."""
+        return load_file(self.folder / "arrays.safetensors")
+
+
+def read_product(folder: Path) -> Product:
+    """What lies in the folder of a run, each file read against its checksum.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        DamagedError: a file is not what the run wrote; from then on the run is not marked as whole.
+    """
+    try:
+        results = read_sealed(folder / "results.json")
+        files = {name: folder / name for name in results["files"]}
+        if lost := [file for file in files.values() if not file.is_file()]:
+            raise DamagedError(f"{lost[0]} is missing from a run that is whole otherwise.")
+        found = file_digests(files.values(), "checksums of a run")
+        if wrong := [file for name, file in files.items() if found[file] != results["files"][name]]:
+            raise DamagedError(f"{wrong[0]} is damaged: it is not what the run wrote.")
+    except (FileNotFoundError, BrainvisError) as error:
+        with suppress(OSError):  # somebody else's folder: then its owner has to
+            for whole in folder.glob(mark("*")):
+                whole.unlink()
+        if isinstance(error, FileNotFoundError | DamagedError):
+            raise
+        raise DamagedError(str(error)) from error
+    return Product(folder, results)
+
+
+def made_with() -> dict:
+    """Versions, commit and hardware of this run."""
+    commit, changed = (
+        subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "brainvis", "notebooks"))
+    )
+    return {
+        "packages": {name: version(name) for name in PACKAGES},
+        "not_pinned": other_versions(),
+        "python": platform.python_version(),
+        "commit": commit or "not a git checkout",
+        "modified": [line.split()[-1] for line in changed.splitlines()],
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def other_versions() -> dict[str, str]:
+    """Packages of another version than the study was tested with: name -> "2.14.0, tested with 2.15.0"."""
+    pins = [pin.partition(";")[0].strip().split("==") for pin in requires("brainvis") or () if "extra" not in pin]
+    here = {name: (version(name).partition("+")[0], pin) for name, pin in pins}
+    return {name: f"{found}, tested with {pin}" for name, (found, pin) in here.items() if found != pin}
