@@ -10,6 +10,7 @@ import io
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from brainvis.files import BrainvisError, read_json, write_aside, write_json
+from brainvis.files import BrainvisError, check_writable, read_json, remove_leftovers, write_aside, write_json
 
 FILES = "trial-*_sample-*.png"
 
@@ -63,10 +64,12 @@ class PictureFolder:
         entries = [{"file": one.file, **asdict(one)} for one in self.pictures]
         index = {"about": about, "made_from": made_from, "pictures": entries}
         try:
+            missing = sum(not (self.folder / name).exists() for name in names)
+            check_writable(self.folder, missing * prod(shape) // 2)  # before hours of drawing; PNG may halve them
             self._remove_others(index)  # before the new index says what is there
             write_json(self.folder / "index.json", index)
         except OSError as error:
-            raise PictureError(f"pictures cannot be written to {self.folder}: {error}") from error
+            raise PictureError(f"no pictures can be kept: {error}") from error
 
     def read(self, batch: slice, images: np.ndarray) -> bool:
         """Fill `images`, uint8 (b, height, width, 3), with the pictures of a batch; False if not all are whole."""
@@ -82,15 +85,15 @@ class PictureFolder:
         for one, image in zip(self.pictures[batch], images, strict=True):
             picture, file = Image.fromarray(image), self.folder / one.file
             try:
-                write_aside(file, lambda path, picture=picture: picture.save(path, "PNG"))
+                # Not durable: one that a loss of power damages is seen by its checksums and made again.
+                write_aside(file, lambda path, picture=picture: picture.save(path, "PNG"), durable=False)
             except OSError as error:
                 kept = "The pictures before it are kept; run again to go on from there"
-                raise PictureError(f"{file} cannot be written: {error}. {kept}") from error
+                raise PictureError(f"{error} {kept}") from error
 
     def _remove_others(self, index: dict) -> None:
         """Remove pictures that do not belong to `index`, and half files that a killed process left."""
-        for half in self.folder.glob(f".{FILES}.*.part"):
-            half.unlink(missing_ok=True)
+        remove_leftovers(self.folder, FILES)
         known = {}
         with suppress(BrainvisError):
             known = read_json(self.folder / "index.json", {})
