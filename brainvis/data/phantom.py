@@ -57,6 +57,8 @@ def ensure_phantom(folder: Path, phantom: Phantom, seed: int) -> Path:
                 write_phantom(place, phantom, seed)
             except ValueError as error:
                 raise DatasetError(str(error)) from error
+            except (OSError, RuntimeError) as error:  # torch has an error of its own for a full disk
+                raise DatasetError(f"The phantom cannot be written to {place}: {error}") from error
     return place
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from brainvis.configuration import Phantom
-from brainvis.files import file_digests, write_json, write_sealed
+from brainvis.files import check_writable, file_digests, write_json, write_sealed
 from brainvis.phantom import phantom_identity, published_form
 from brainvis.phantom.head import MONTAGE, electrodes
 from brainvis.phantom.published_form import PublishedForm
@@ -28,6 +28,7 @@ EEG_FILE = "eeg_5_95_std.pth"
 MANIFEST = "phantom.json"  # what the phantom is, and a checksum of each of its files
 ATTRIBUTES = ("shape", "colour", "size", "position", "background")
 RESOLUTION = 64  # pixels
+TRIAL = 4 * 128 * 500  # bytes, nearly
 BATCH = 100  # trials generated at once: 37 MB of signal
 PAUSE = 10.0  # seconds of rest between two blocks
 SPLITS = 6  # in the file of splits over all subjects, as published
@@ -46,6 +47,8 @@ def write_phantom(folder: Path, phantom: Phantom, seed: int, form: PublishedForm
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: delete it or choose another folder.")
+    # The EEG twice, as the file is written from a scratch file, and once more for the array that is made of it.
+    check_writable(folder.parent, 3 * phantom.subjects * phantom.classes * phantom.images_per_class * TRIAL)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     aside.mkdir(parents=True)
     try:
