@@ -2,13 +2,14 @@
 # make test        all tests (`make test ARGS="-k study"` for some)
 # make lab         JupyterLab in notebooks/
 # make benchmark   time the models and the phantom
+# make lock        write requirements.lock anew after requirements.txt changed (`make lock ARGS=--upgrade`: newest of all)
+# make audit       known vulnerabilities of what is locked; fails, too, where their list cannot be read
 # make clean       remove the environment and all that the phantom made; data and runs of your own stay
 PYTHON ?= python3
 CORES ?= 2
-BIN := $(CURDIR)/.venv/bin
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test lab benchmark clean
+.PHONY: reproduce test lab benchmark lock audit clean
 
 reproduce: .venv/installed
 	@started=$$(date +%s); \
@@ -16,22 +17,37 @@ reproduce: .venv/installed
 	echo && echo "Done in $$(( ($$(date +%s) - started) / 60 )) minutes." && \
 	echo "Figures and tables: figures/   Executed notebooks: papermill_runs/"
 
+# Modules, not their scripts: these cannot start from a folder with both a space and a $.
 test: .venv/installed
-	ruff check . && ruff format --check . && python -m pytest -q -n $(CORES) --dist loadfile $(ARGS)
+	python -m ruff check . && python -m ruff format --check . && python -m pytest -q -n $(CORES) --dist loadfile $(ARGS)
 
 lab: .venv/installed
-	jupyter lab --notebook-dir=notebooks
+	python -m jupyterlab --notebook-dir=notebooks
 
 benchmark: .venv/installed
 	python tests/benchmarks/models.py
 
-.venv/installed: requirements.txt pyproject.toml
+.venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "brainvis needs Python 3.11 or newer, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	@echo "Installing the pinned requirements (a few minutes, about 6 GB) ..."
-	$(BIN)/python -m pip install --quiet --progress-bar off -e '.[test]'
+
+# Constraints without hashes: the same versions for all, and yet a torch of another build (CPU, other CUDA) will do.
+.venv/installed: requirements.txt requirements.lock pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	@echo "Installing the locked requirements (a few minutes, about 6 GB) ..."
+	.venv/bin/python -m pip install --quiet --progress-bar off \
+		--constraint requirements.lock --build-constraint requirements.lock --editable '.[test]'
 	@touch $@
+
+# Versions that are locked stay, unless a requirement or --upgrade changes them.
+lock: | .venv/bin/python
+	.venv/bin/python -m pip install --quiet uv==0.13.9
+	.venv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --extra test pyproject.toml \
+		--output-file requirements.lock $(ARGS)
+
+audit: | .venv/bin/python
+	.venv/bin/python -m pip install --quiet uv==0.13.9
+	.venv/bin/python -m uv tool run pip-audit@2.10.1 --strict --no-deps --disable-pip -r requirements.lock $(ARGS)
 
 clean:
 	rm -rf .venv .snakemake data/phantom papermill_runs/phantom*

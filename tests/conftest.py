@@ -24,16 +24,16 @@ def backbone(tiny):
 
 @pytest.fixture(scope="session")
 def smoke_study(tmp_path_factory) -> Path:
-    """Folder of a smoke study that snakemake has run, once for all test modules and processes."""
-    from helpers.world import JOBS, World
+    """A copy of the checkout in a folder with an awkward name, and in it a smoke study that snakemake has run, once for
+    all test modules and processes."""
+    from helpers.world import JOBS, ODD, World, copy_checkout
 
     folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if folder.name.startswith("popen-") else folder) / "smoke_study"  # xdist: one a process
+    folder = (folder.parent if folder.name.startswith("popen-") else folder) / ODD  # xdist: one a process
     with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            made = World(folder)
+            made = World(folder, checkout=copy_checkout(folder))
             assert made.planned() == JOBS
             answer = made.snakemake()
             assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -44,8 +44,8 @@ def smoke_study(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def world(smoke_study, tmp_path_factory):
     """The smoke study in folders of this test module's own."""
-    from helpers.world import World
+    from helpers.world import ODD, World
 
-    folder = tmp_path_factory.mktemp("world") / "of_this_module"
+    folder = tmp_path_factory.mktemp("world") / ODD
     shutil.copytree(smoke_study, folder)
-    return World(folder)
+    return World(folder, checkout=folder)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers.world import JOBS
+from helpers.world import JOBS, copy_checkout
 from nbclient import NotebookClient
 
-from brainvis.files import ROOT
 from brainvis.graph import NOTEBOOKS, STAGES
 
 
@@ -45,13 +44,28 @@ def test_only_what_depends_on_a_lost_run_runs_again(world, tmp_path):
         shutil.move(kept, lost)
 
 
+def test_nothing_else_of_the_checkout_is_touched(world, tmp_path):
+    def contents(folder: Path) -> dict[Path, bytes]:
+        files = {file.relative_to(folder): file for file in folder.rglob("*") if file.is_file()}
+        made = {".snakemake", "data", "runs", "figures", "done"}
+        return {
+            name: file.read_bytes()
+            for name, file in files.items()
+            if name.parts[0] not in made and "__pycache__" not in name.parts
+        }
+
+    assert contents(world.checkout) == contents(copy_checkout(tmp_path / "fresh"))
+
+
 def execute_interactively(world, runs: Path, notebook: str, **parameters) -> None:
     """As in JupyterLab: the parameters typed over, all cells run, no papermill."""
-    content = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4)
+    content = nbformat.read(world.checkout / "notebooks" / f"{notebook}.ipynb", as_version=4)
     first = next(cell for cell in content.cells if cell.cell_type == "code")
     first.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
     environment = world.environment | {"BRAINVIS_RUNS": str(runs)}
-    NotebookClient(content, timeout=600, kernel_name="python3").execute(cwd=str(ROOT / "notebooks"), env=environment)
+    NotebookClient(content, timeout=600, kernel_name="python3").execute(
+        cwd=str(world.checkout / "notebooks"), env=environment
+    )
 
 
 def test_the_same_seed_and_interactive_use_give_the_same_results(world, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 from brainvis.files import ROOT
 
 BIN = Path(sys.executable).parent
+ODD = "my repo's $HOME & (ü)"  # a legal name of a folder; Snakemake refuses braces alone
 GRID = ["preset=smoke", "subjects=[1,2]", "ablations=[full,no_time,no_refinement]"]
 
 JOBS = {  # runs a notebook: an ablation repeats nothing that it does not change
@@ -31,7 +32,7 @@ class World:
     Args:
         folder: of everything that is made.
         data: folder of the data; None: in `folder`.
-        checkout: the repository; another may stand in for a person's edited one.
+        checkout: the repository; a copy may stand in for a person's own.
     """
 
     def __init__(self, folder: Path, data: Path | None = None, checkout: Path = ROOT, **environment: str):
@@ -65,8 +66,14 @@ class World:
 
     def edited(self, folder: Path) -> "World":
         """The same world, seen from a copy of the repository that a test may edit."""
-        folder.mkdir(exist_ok=True)
-        for part in ("brainvis", "notebooks"):
+        return World(self.folder, Path(self.environment["BRAINVIS_DATA"]), copy_checkout(folder))
+
+
+def copy_checkout(folder: Path) -> Path:
+    """Copies into `folder` what of the repository a study needs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("brainvis", "notebooks", "profiles"):
+        if (ROOT / part).exists():
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "Snakefile", folder)
-        return World(self.folder, Path(self.environment["BRAINVIS_DATA"]), folder)
+    shutil.copy(ROOT / "Snakefile", folder)
+    return folder
