@@ -17,7 +17,7 @@ reproduce: .venv/installed
 	echo && echo "Done in $$(( ($$(date +%s) - started) / 60 )) minutes." && \
 	echo "Figures and tables: figures/   Executed notebooks: papermill_runs/"
 
-# Modules, not their scripts: these cannot start from a folder with both a space and a $.
+# Modules, not their scripts: in a folder with a space, pip writes scripts in which the shell reads a $ of its name.
 test: .venv/installed
 	python -m ruff check . && python -m ruff format --check . && python -m pytest -q -n $(CORES) --dist loadfile $(ARGS)
 
