@@ -66,7 +66,7 @@ class World:
     def edited(self, folder: Path) -> "World":
         """The same world, seen from a copy of the repository that a test may edit."""
         folder.mkdir(exist_ok=True)
-        for part in ("brainvis", "notebooks"):
+        for part in ("brainvis", "notebooks", "profiles"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "Snakefile", folder)
         return World(self.folder, Path(self.environment["BRAINVIS_DATA"]), folder)
