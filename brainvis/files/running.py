@@ -48,17 +48,17 @@ def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: dict[st
     snakemakes = _snakemakes()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_signal)
-    # Snakemake removes the mark before it runs a job, also one that another study has just made. This twin it leaves
-    # alone. A study that writes its results anew removes both.
-    twin = mark.with_name(f".{mark.name}")
+    # Snakemake removes the mark before it runs a job, also one that another study has just made. It leaves this alone.
+    made = mark.parent / ".made"
     mark.parent.mkdir(parents=True, exist_ok=True)
     with held(mark.parent / ".running.lock", lambda: _orphaned(snakemakes)) as is_lost:
-        if twin.exists() and twin.stat().st_mtime >= started:
+        if made.exists() and made.read_text() == mark.name and (when := made.stat().st_mtime) >= started:
             if not mark.exists():
                 mark.touch()
-                os.utime(mark, (twin.stat().st_mtime,) * 2)  # older than what has been built from it meanwhile
+                os.utime(mark, (when, when))  # older than what has been built from it meanwhile
             return f"{mark.parent}: made by another study meanwhile"
-        others = list(mark.parent.glob("[!.]*.whole"))
+        made.unlink(missing_ok=True)
+        others = list(mark.parent.glob("*.whole"))
 
         def check() -> None:
             if _orphaned(snakemakes):
@@ -73,7 +73,7 @@ def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: dict[st
         if not mark.exists():  # it gathers the runs of all studies, so that it is as new for the others as for this one
             for whole in (*others, mark):
                 whole.touch()
-        twin.touch()
+        made.write_text(mark.name)
     return f"{mark.parent}: done"
 
 
