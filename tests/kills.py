@@ -140,6 +140,7 @@ def main() -> int:
     parser.add_argument("--reference", type=Path, help="folder of a study that nobody killed, from an earlier call")
     chosen = parser.parse_args()
     chance = random.Random(chosen.seed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and its children do
     tried, orphans, wrong = Counter(), Counter(), []
     figures = {"kills": 0, "survived": 0, "studies": 0, "identical": 0, "leftovers": []}
     began = time.time()
