@@ -112,13 +112,10 @@ def _accept(chosen: argparse.Namespace) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from papermill.cli import _resolve_type  # the types that papermill's own -p gives
-
     from brainvis.files.running import Stopped, run_notebook
 
-    parameters = {name: _resolve_type(value) for name, value in chosen.parameters}
     try:
-        print(run_notebook(chosen.notebook, chosen.executed, chosen.mark, parameters))
+        print(run_notebook(chosen.notebook, chosen.executed, chosen.mark, chosen.parameters))
     except OSError as error:
         raise BrainvisError(f"{chosen.executed} cannot be made: {error}") from error
     except Stopped as stopped:

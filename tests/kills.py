@@ -93,7 +93,12 @@ def kill(process: subprocess.Popen, kind: str, chance: random.Random) -> tuple[b
             process.send_signal(signal.SIGKILL if kind == "snakemake" else signal.SIGTERM)
     except (psutil.NoSuchProcess, ProcessLookupError):
         return False, []
-    process.wait(timeout=600)  # told to end, or after the loss of a job, it waits for its other jobs
+    try:
+        process.wait(timeout=300)  # told to end, or after the loss of a job, it waits for its other jobs
+    except subprocess.TimeoutExpired:
+        for member in family(process):
+            member.kill()
+        return True, ["snakemake, told to end"]
     everyone += [member for member in everyone if member.is_running()]
     left = [member for member in psutil.wait_procs(set(everyone), timeout=PATIENCE)[1]]
     names = [" ".join(member.cmdline()[:4]) for member in left if member.is_running()]
@@ -111,19 +116,18 @@ def until_whole(world: World, kills: int, chance: random.Random, count, grid=GRI
     """
     log = world.folder / "snakemake.log"
     while True:
-        process = start(world, log, grid)
-        try:
-            process.wait(timeout=chance.uniform(EARLIEST, latest) if kills else None)
-        except subprocess.TimeoutExpired:
-            kind = chance.choice(list(KINDS))
-            killed, left = kill(process, kind, chance)
-            if killed:
-                kills -= 1
-                count(kind, left)
-            elif process.wait() == 0:  # nothing to kill at this moment: it goes on to its end
-                return True
-            continue
-        return process.returncode == 0
+        process, killed = start(world, log, grid), False
+        kind, pause = chance.choice(list(KINDS)), chance.uniform(EARLIEST, latest)
+        while process.returncode is None and not killed:
+            try:
+                process.wait(timeout=pause if kills else None)
+            except subprocess.TimeoutExpired:
+                killed, left = kill(process, kind, chance)
+                pause = 0.5  # there was none of this kind at that moment
+        if not killed:
+            return process.returncode == 0
+        kills -= 1
+        count(kind, left)
 
 
 def leftovers(world: World) -> list[str]:

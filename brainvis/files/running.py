@@ -30,14 +30,14 @@ class Stopped(BrainvisError):
     """The run was told to stop, or nobody waits for it any more."""
 
 
-def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: dict[str, object]) -> str:
+def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: list[tuple[str, str]]) -> str:
     """Run a notebook once, whoever asks at the same time, and say what was done.
 
     Args:
         notebook: what papermill runs.
         executed: where it leaves it, with outputs.
         mark: the empty file that says that the run is whole; the notebook makes it, or it is made here.
-        parameters: by name.
+        parameters: names and values as papermill's -p takes them.
 
     Raises:
         Stopped: by a signal, because snakemake has died, or because another run took the folder over.
@@ -118,9 +118,12 @@ def _state(lock: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _execute(notebook: Path, executed: Path, parameters: dict[str, object], check: Callable[[], None]) -> None:
+def _execute(notebook: Path, executed: Path, parameters: list[tuple[str, str]], check: Callable[[], None]) -> None:
     """Run papermill in a thread of its own, so that this one hears signals, and `check` once a second."""
+    # A second of imports, to check URIs by a grammar that no notebook's schema asks for: jsonschema does without it.
+    sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
+    from papermill.cli import _resolve_type
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
@@ -129,7 +132,7 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, object], chec
         talk = {"transport": "ipc", "ip": f"{private}/kernel"} if len(private) < 80 and os.name == "posix" else {}
         work = ThreadPoolExecutor(1).submit(
             papermill.execute_notebook,
-            *(notebook, executed, parameters),
+            *(notebook, executed, {name: _resolve_type(value) for name, value in parameters}),
             kernel_name="python3",
             progress_bar=False,
             config=Config({"KernelManager": talk}),
