@@ -99,8 +99,7 @@ def kill(process: subprocess.Popen, kind: str, chance: random.Random) -> tuple[b
         for member in family(process):
             member.kill()
         return True, ["snakemake, told to end"]
-    everyone += [member for member in everyone if member.is_running()]
-    left = [member for member in psutil.wait_procs(set(everyone), timeout=PATIENCE)[1]]
+    left = psutil.wait_procs(everyone, timeout=PATIENCE)[1]
     names = [" ".join(member.cmdline()[:4]) for member in left if member.is_running()]
     for member in left:
         member.kill()  # counted; it shall not disturb what follows
