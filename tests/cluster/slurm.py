@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -226,6 +227,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=Path(__file__).with_name("figures.json"))
     chosen = parser.parse_args()
     lacking = [tool for tool in ("slurmctld", "slurmd", "munged", "unshare") if not shutil.which(tool)]
+    lacking += [] if find_spec("snakemake_executor_plugin_slurm") else ["snakemake-executor-plugin-slurm"]
     if lacking or os.geteuid() or (CONFIGURATION.exists() and not CONFIGURATION.read_text().startswith(OURS)):
         print(f"skipped: it wants root, SLURM and no other {CONFIGURATION}" + f"; missing: {lacking}" * bool(lacking))
         return 0
