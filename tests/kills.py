@@ -43,7 +43,9 @@ def content(world: World) -> dict[str, str]:
     for file in sorted(world.runs.rglob("*")):
         name = str(file.relative_to(world.runs))
         if file.name == "results.json":
-            found[name] = json.dumps(json.loads(file.read_text())["metrics"], sort_keys=True)
+            metrics = json.loads(file.read_text())["metrics"]
+            metrics.pop("missing", None)  # commands, with the paths of this world
+            found[name] = json.dumps(metrics, sort_keys=True)
         elif file.suffix == ".safetensors":
             total = hashlib.sha256()
             with safe_open(file, framework="np") as arrays:
