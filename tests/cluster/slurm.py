@@ -28,7 +28,7 @@ CONFIGURATION = Path("/etc/slurm/slurm.conf")  # of the whole system, for the ex
 OURS = "# written by tests/cluster/slurm.py\n"
 NODES = {"n1": 17001, "n2": 17002}
 FAST = ["--slurm-status-command", "squeue", "--slurm-no-account", "--slurm-init-seconds-before-status-checks", "3"]
-FAST += ["--seconds-between-status-checks", "3"]
+FAST += ["--seconds-between-status-checks", "3", "--slurm-keep-successful-logs"]
 OTHER_GRID = [*GRID[:2], "ablations=[full,no_time,no_semantic]"]  # shares most stages with GRID
 
 
