@@ -82,14 +82,14 @@ rule all:
     default_target: True
     localrule: True
     input:
-        lambda wildcards: [job.done for job in JOBS.values()],
+        [job.done for job in JOBS.values()],
 
 
 # Has no output, so that it prints the table of this study whether or not anything had to run.
 rule table:
     localrule: True
     input:
-        lambda wildcards: [job.done for job in JOBS.values()],
+        [job.done for job in JOBS.values()],
     params:
         table=lambda wildcards: TABLE,
     shell:
