@@ -49,8 +49,11 @@ else:
         sys.exit(f"brainvis: {wrong}")
 if not workflow.remote_exec and not workflow.subprocess_exec:
     PLAN = Path(f".snakemake/plan-{os.getpid()}.json").absolute()
-    PLAN.parent.mkdir(exist_ok=True)
-    PLAN.write_text(json.dumps([TABLE, *(asdict(job) for job in JOBS.values())]), encoding="utf-8")
+    try:
+        PLAN.parent.mkdir(exist_ok=True)
+        PLAN.write_text(json.dumps([TABLE, *(asdict(job) for job in JOBS.values())]), encoding="utf-8")
+    except OSError as wrong:
+        sys.exit(f"brainvis: {wrong}; name a folder that can be written: --directory FOLDER, or BRAINVIS_RUNS and make")
     atexit.register(PLAN.unlink, missing_ok=True)
     os.environ |= {"BRAINVIS_PLAN": str(PLAN), STARTED: str(time.time())}
 
