@@ -4,18 +4,22 @@
 # make benchmark   time the models and the phantom
 # make lock        write requirements.lock anew after requirements.txt changed (`make lock ARGS=--upgrade`: newest of all)
 # make audit       known vulnerabilities of what is locked; fails, too, where their list cannot be read
+# make kills       kill the smoke study at random moments, 200 times (ARGS=60 for fewer), and compare what comes of it
+# make cluster     the smoke study on a real SLURM, set up on this machine: tests/cluster/slurm.py says what it wants
 # make clean       remove the environment and all that the phantom made; data and runs of your own stay
 PYTHON ?= python3
 CORES ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test lab benchmark lock audit clean
+.PHONY: reproduce test lab benchmark kills cluster lock audit clean
 
+# Snakemake keeps its books here, or in BRAINVIS_RUNS if the checkout is read-only.
 reproduce: .venv/installed
-	@started=$$(date +%s); \
-	snakemake table --cores $(CORES) --quiet rules host $(ARGS) && \
+	@started=$$(date +%s); where=.; test -w . || \
+	where="$${BRAINVIS_RUNS:?this checkout is read-only: name a folder that can be written in BRAINVIS_RUNS}"; \
+	snakemake table --directory "$$where" --cores $(CORES) --quiet rules host $(ARGS) && \
 	echo && echo "Done in $$(( ($$(date +%s) - started) / 60 )) minutes." && \
-	echo "Figures and tables: figures/   Executed notebooks: papermill_runs/"
+	echo "Figures and tables: $${BRAINVIS_FIGURES:-figures}/   Executed notebooks: $${BRAINVIS_RUNS:-papermill_runs}/"
 
 # Modules, not their scripts: in a folder with a space, pip writes scripts in which the shell reads a $ of its name.
 test: .venv/installed
@@ -26,6 +30,12 @@ lab: .venv/installed
 
 benchmark: .venv/installed
 	python tests/benchmarks/models.py
+
+kills: .venv/installed
+	python tests/kills.py $(ARGS)
+
+cluster: .venv/installed
+	PYTHONPATH="$(CURDIR)/tests:$$PYTHONPATH" python tests/cluster/slurm.py $(ARGS)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "brainvis needs Python 3.11 or newer, this is " + sys.version)'

@@ -3,31 +3,75 @@
 #   snakemake --cores 2                                                    the default study
 #   snakemake --cores 2 --config dataset=eegcvpr40 preset=paper 'subjects=[1,2,3,4,5,6]' 'ablations=[full]'
 #   snakemake --cores 2 --dry-run                                          only say what would run
+#   snakemake --workflow-profile slurm --config preset=paper               on a cluster: profiles/slurm/config.yaml
 #
-# `full` runs for all subjects, the other ablations for the first. The graph itself is in brainvis/graph.py.
+# `full` runs for all subjects, the other ablations for the first. The graph itself is in brainvis/graph.py. After a kill
+# or a power loss the same command goes on: profiles/default/config.yaml.
+import atexit
+import json
+import shlex
 import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
 
 from brainvis.configuration import ABLATIONS
-from brainvis.files import BrainvisError
-from brainvis.graph import NOTEBOOKS, Choice, plan
+from brainvis.files import BrainvisError, resolve
+from brainvis.files.running import STARTED
+from brainvis.graph import NOTEBOOKS, Choice, Job, plan
+
+PLAN = Path(os.environ.get("BRAINVIS_PLAN", f".snakemake/plan-{os.getpid()}.json")).absolute()
+PRESET, DATASET = config.get("preset", "demo"), config.get("dataset", "phantom")
 
 
 def number(value):  # snakemake hands over the numbers of a list as text
     return int(value) if str(value).isdigit() else value
 
 
-CHOICES = {key: config[key] for key in ("dataset", "preset", "seed", "protocol", "backbone") if key in config}
-SUBJECTS = [number(subject) for subject in config.get("subjects", [1, 2])]
-try:
-    FULL = [Choice(subject=subject, **CHOICES) for subject in SUBJECTS]
-    REST = [Choice(subject=SUBJECTS[0], ablation=name, **CHOICES) for name in config.get("ablations", ABLATIONS)]
-    JOBS = plan(FULL + REST)
-except BrainvisError as wrong:  # a wrong choice is one sentence here, not a traceback through Snakemake
-    sys.exit(f"brainvis: {wrong}")
+def planned():
+    chosen = {key: config[key] for key in ("dataset", "preset", "seed", "protocol", "backbone") if key in config}
+    subjects = [number(subject) for subject in config.get("subjects", [1, 2])]
+    full = [Choice(subject=subject, **chosen) for subject in subjects]
+    rest = [Choice(subject=subjects[0], ablation=name, **chosen) for name in config.get("ablations", ABLATIONS)]
+    return plan(full + rest), str(full[0].figures / "results.md")
+
+
+# On a cluster every job reads this file again: it takes the plan of the study that sent it, and the time of its start.
+if workflow.remote_exec and PLAN.exists():
+    TABLE, *jobs = json.loads(PLAN.read_text(encoding="utf-8"))
+    JOBS = {job["folder"]: Job(**job) for job in jobs}
+else:
+    try:
+        JOBS, TABLE = planned()
+    except BrainvisError as wrong:  # a wrong choice is one sentence here, not a traceback through Snakemake
+        sys.exit(f"brainvis: {wrong}")
+if not workflow.remote_exec and not workflow.subprocess_exec:
+    PLAN = Path(f".snakemake/plan-{os.getpid()}.json").absolute()
+    try:
+        PLAN.parent.mkdir(exist_ok=True)
+        PLAN.write_text(json.dumps([TABLE, *(asdict(job) for job in JOBS.values())]), encoding="utf-8")
+    except OSError as wrong:
+        sys.exit(f"brainvis: {wrong}; name a folder that can be written: --directory FOLDER, or BRAINVIS_RUNS and make")
+    atexit.register(PLAN.unlink, missing_ok=True)
+    os.environ |= {"BRAINVIS_PLAN": str(PLAN), STARTED: str(time.time())}
 
 
 def job(wildcards):
     return JOBS["/".join((wildcards.study, wildcards.who, wildcards.ablation, wildcards.stage))]
+
+
+NEEDS = yaml.safe_load(Path(workflow.basedir, "profiles", "needs.yml").read_text(encoding="utf-8"))
+if PRESET not in NEEDS["presets"]:  # of a person's own
+    PRESET = yaml.safe_load(resolve(PRESET).read_text(encoding="utf-8"))["start"]
+
+
+def needs(notebook, what):
+    """Memory or minutes of a notebook; a second attempt may have failed for want of them."""
+    of_preset = NEEDS["presets"][PRESET]
+    value = of_preset.get(notebook, of_preset["other"])[what] + NEEDS["more"].get(DATASET, {}).get(what, 0)
+    return lambda wildcards, attempt: value * attempt
 
 
 wildcard_constraints:
@@ -48,16 +92,15 @@ rule all:
 rule table:
     localrule: True
     input:
-        rules.all.input,
+        [job.done for job in JOBS.values()],
     params:
-        table=FULL[0].figures / "results.md",
+        table=lambda wildcards: TABLE,
     shell:
         "cat {params.table:q}"
 
 
 # One rule a notebook: its runs are counted under its name. What Snakemake looks for is an empty file that is named after
-# the fingerprint of the run, so that a run that is out of date is one that is missing. The executed notebook is a log,
-# the fingerprint of the run, so that a run that is out of date is one that is missing.
+# the fingerprint of the run, so that a run that is out of date is one that is missing. The executed notebook is a log.
 for notebook in NOTEBOOKS.values():
     stages = "|".join(sorted({job.stage for job in JOBS.values() if job.notebook == notebook})) or "none"
 
@@ -69,10 +112,16 @@ for notebook in NOTEBOOKS.values():
         output:
             f"{{study}}/{{who}}/{{ablation}}/{{stage,{stages}}}/{{fingerprint}}.whole",
         params:
-            notebook=os.path.join(workflow.basedir, "notebooks", f"{notebook}.ipynb"),
-            executed=f"{{study}}/{{who}}/{{ablation}}/{{stage}}/{notebook}.ipynb",
-            parameters=lambda wildcards: job(wildcards).parameters,
+            python=sys.executable,
+            notebook=lambda wildcards: os.path.join(workflow.basedir, "notebooks", f"{job(wildcards).notebook}.ipynb"),
+            executed=lambda wildcards: f"{job(wildcards).folder}/{job(wildcards).notebook}.ipynb",
+            parameters=lambda wildcards: shlex.split(job(wildcards).parameters),
+        threads: 1  # as in JupyterLab, so that the numbers are the same
+        resources:
+            mem_mb=needs(notebook, "mem_mb"),
+            runtime=needs(notebook, "minutes"),
+            gpu=int(config.get("gpu", 0)) if notebook in NEEDS["gpu"] else 0,
         message:
             f"{notebook} ({{wildcards.who}}, {{wildcards.ablation}})"
         shell:
-            "papermill --kernel python3 {params.notebook:q} {params.executed:q} {params.parameters} && touch {output:q}"
+            "exec {params.python:q} -m brainvis run {params.notebook:q} {params.executed:q} {output:q} {params.parameters:q}"

@@ -1,8 +1,9 @@
-"""`python -m brainvis check | caption | original | accept`: what is done before or beside the notebooks."""
+"""`python -m brainvis check | caption | original | accept | run`: what is done around the notebooks."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from dataclasses import fields
@@ -43,6 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--reason", required=True, help="why no result changes; recorded in each results.json")
     _add_choice(command)
     command.set_defaults(run=_accept)
+
+    command = commands.add_parser("run", help="run one notebook as snakemake does: alone in its folder, whoever asks")
+    command.add_argument("notebook", type=Path, metavar="NOTEBOOK")
+    command.add_argument("executed", type=Path, metavar="EXECUTED", help="the notebook with its outputs")
+    command.add_argument("mark", type=Path, metavar="MARK", help="the empty file that says that the run is whole")
+    command.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="as papermill's"
+    )
+    command.set_defaults(run=_run)
 
     chosen = parser.parse_args(arguments)
     try:
@@ -105,6 +115,19 @@ def _original(chosen: argparse.Namespace) -> int:
 
 def _accept(chosen: argparse.Namespace) -> int:
     print("\n".join(_study(chosen).accept(chosen.reason)))
+    return 0
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from brainvis.files.running import Stopped, run_notebook
+
+    try:
+        print(run_notebook(chosen.notebook, chosen.executed, chosen.mark, chosen.parameters))
+    except OSError as error:
+        raise BrainvisError(f"{chosen.executed} cannot be made: {error}") from error
+    except Stopped as stopped:
+        print(f"brainvis: {stopped}", file=sys.stderr, flush=True)
+        os._exit(1)  # at once: papermill's thread would still wait for the kernel that has been ended
     return 0
 
 

@@ -1,4 +1,7 @@
-"""Where everything is, how paths are said, and the error that a person can mend."""
+"""Where everything is, how paths are said, and the error that a person can mend.
+
+A relative path in one of the variables BRAINVIS_* starts from the repository, whoever reads it from where.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def data_folder(name: str) -> Path:
     """Folder of one data set: `data/<name>`, or `$BRAINVIS_DATA/<name>`. What is made here, phantoms and text
     embeddings, goes beside the runs where the repository cannot be written to."""
     if place := os.environ.get("BRAINVIS_DATA"):
-        return Path(place) / name
+        return ROOT / Path(place).expanduser() / name
     return beside_runs("data") / name if name in MADE_HERE and read_only(ROOT) else ROOT / "data" / name
 
 
@@ -32,14 +35,14 @@ def weights_folder() -> Path:
 
 def runs_folder() -> Path:
     """Folder of all runs: `papermill_runs`, or `$BRAINVIS_RUNS`."""
-    return Path(os.environ.get("BRAINVIS_RUNS") or ROOT / "papermill_runs")
+    return ROOT / Path(os.environ.get("BRAINVIS_RUNS") or "papermill_runs").expanduser()
 
 
 def figures_folder() -> Path:
     """Folder of the paper's figures and tables: `figures`, or `$BRAINVIS_FIGURES`; beside the runs where the
     repository cannot be written to."""
     if place := os.environ.get("BRAINVIS_FIGURES"):
-        return Path(place)
+        return ROOT / Path(place).expanduser()
     return beside_runs("figures") if read_only(ROOT) else ROOT / "figures"
 
 

@@ -1,0 +1,182 @@
+"""One notebook of a study, run as Snakemake's rules do it: alone in its folder, and gone when nobody waits for it.
+
+Two studies that share a stage run it once, on one machine or on two nodes of a cluster. The lock is a file that its
+owner touches (filelock's lease), because `flock` may not hold on network file systems.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+from filelock import SoftFileLease, Timeout
+
+from brainvis.files.folders import BrainvisError
+
+STARTED = "BRAINVIS_STARTED"  # when the study started that asks for this run; the Snakefile sets it, jobs inherit it
+LEASE = 90  # seconds without a sign of life after which the owner of a lock on another machine counts as gone
+HEARTBEAT = 10  # seconds from one sign of life to the next
+
+
+class Stopped(BrainvisError):
+    """The run was told to stop, or nobody waits for it any more."""
+
+
+def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: list[tuple[str, str]]) -> str:
+    """Run a notebook once, whoever asks at the same time, and say what was done.
+
+    Args:
+        notebook: what papermill runs.
+        executed: where it leaves it, with outputs.
+        mark: the empty file that says that the run is whole; the notebook makes it, or it is made here.
+        parameters: names and values as papermill's -p takes them.
+
+    Raises:
+        Stopped: by a signal, because snakemake has died, or because another run took the folder over.
+        BrainvisError: the notebook failed; the message has its error.
+    """
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # as papermill's own command: no warning on each start
+    started = float(os.environ.get(STARTED, time.time()))
+    snakemakes = _snakemakes()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _on_signal)
+    # Snakemake removes the mark before it runs a job, also one that another study has just made. It leaves this alone.
+    made = mark.parent / ".made"
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with held(mark.parent / ".running.lock", lambda: _orphaned(snakemakes)) as is_lost:
+        if made.exists() and made.read_text() == mark.name and (when := made.stat().st_mtime) >= started:
+            if not mark.exists():
+                mark.touch()
+                os.utime(mark, (when, when))  # older than what has been built from it meanwhile
+            return f"{mark.parent}: made by another study meanwhile"
+        made.unlink(missing_ok=True)
+        others = list(mark.parent.glob("*.whole"))
+
+        def check() -> None:
+            if _orphaned(snakemakes):
+                raise Stopped("snakemake has died: this run stops with it")
+            if is_lost():
+                raise Stopped(f"another run has taken {mark.parent} over, for this one gave no sign of life")
+
+        try:
+            _execute(notebook, executed, parameters, check)
+        finally:
+            _end_children()
+        if not mark.exists():  # it gathers the runs of all studies, so that it is as new for the others as for this one
+            for whole in (*others, mark):
+                whole.touch()
+        made.write_text(mark.name)
+    return f"{mark.parent}: done"
+
+
+@contextmanager
+def held(lock: Path, orphaned: Callable[[], bool] = lambda: False) -> Iterator[Callable[[], bool]]:
+    """Hold a lock that works across machines; gives what says whether another process has taken it over since.
+
+    A lock whose owner has died on this machine is free at once; on another machine, after `LEASE` seconds without a
+    sign of life, by the clock of the one that waits.
+
+    Raises:
+        Stopped: `orphaned` came true while this waited.
+    """
+    lost: list[object] = []
+    lease = SoftFileLease(
+        lock, lease_duration=LEASE, heartbeat_interval=HEARTBEAT, poll_interval=0.5, on_compromise=lost.append
+    )
+    before = None
+    while not lease.is_locked:
+        try:
+            lease.acquire(timeout=1 if before is None else LEASE + 3 * HEARTBEAT, cancel_check=orphaned)
+        except Timeout:
+            if orphaned():
+                raise Stopped("snakemake has died: this run stops with it") from None
+            if before is None and (owner := lease.owner):
+                print(f"{lock.parent}: waiting for {owner.hostname}, process {owner.pid}", file=sys.stderr, flush=True)
+            # filelock takes a dead owner's lock by exchanging two names, which network file systems refuse.
+            if before is not None and before == _state(lock):
+                lease.force_break()
+            before = _state(lock)
+    try:
+        yield lambda: bool(lost)
+    finally:
+        lease.release()
+
+
+def _state(lock: Path) -> tuple[int, ...]:
+    try:
+        found = lock.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _execute(notebook: Path, executed: Path, parameters: list[tuple[str, str]], check: Callable[[], None]) -> None:
+    """Run papermill in a thread of its own, so that this one hears signals, and `check` once a second."""
+    # A second of imports, to check URIs by a grammar that no notebook's schema asks for: jsonschema does without it.
+    sys.modules.setdefault("rfc3987_syntax", None)
+    import papermill
+    from papermill.cli import _resolve_type
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    with TemporaryDirectory(prefix="brainvis-") as private:
+        # By sockets in there: others on the node can listen to TCP, and a machine without a network has none.
+        talk = {"transport": "ipc", "ip": f"{private}/kernel"} if len(private) < 80 and os.name == "posix" else {}
+        work = ThreadPoolExecutor(1).submit(
+            papermill.execute_notebook,
+            *(notebook, executed, {name: _resolve_type(value) for name, value in parameters}),
+            kernel_name="python3",
+            progress_bar=False,
+            config=Config({"KernelManager": talk}),
+        )
+        while not wait([work], timeout=1).done:
+            check()
+    try:
+        work.result()
+    except PapermillExecutionError as error:
+        print(error, file=sys.stderr)
+        raise BrainvisError(f"{executed}, cell [{error.exec_count}]: {error.ename}: {error.evalue}") from None
+
+
+def _on_signal(number: int, frame: object) -> None:
+    for other in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)  # once is enough: what follows takes a moment
+    raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+
+def _snakemakes() -> list[psutil.Process]:
+    """The processes of snakemake that this one works for: on a cluster a job has its own, under one that waits."""
+    found = []
+    for parent in psutil.Process().parents():
+        try:
+            words = [Path(word).name for word in parent.cmdline()[:3]]
+        except psutil.Error:
+            continue
+        found += [parent] if "snakemake" in words else []
+    return found
+
+
+def _orphaned(snakemakes: list[psutil.Process]) -> bool:
+    try:
+        return not all(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in snakemakes)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _end_children() -> None:
+    """End the kernel and all that it started; after a notebook that ended by itself there is nothing left."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            pass
+    psutil.wait_procs(children, timeout=10)
