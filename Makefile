@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 reproduce: .venv/installed
 	@started=$$(date +%s); where=.; test -w . || \
 	where="$${BRAINVIS_RUNS:?this checkout is read-only: name a folder that can be written in BRAINVIS_RUNS}"; \
-	snakemake table --directory "$$where" --cores $(CORES) --quiet rules host $(ARGS) && \
+	python -m snakemake table --directory "$$where" --cores $(CORES) --quiet rules host $(ARGS) && \
 	echo && echo "Done in $$(( ($$(date +%s) - started) / 60 )) minutes." && \
 	echo "Figures and tables: $${BRAINVIS_FIGURES:-figures}/   Executed notebooks: $${BRAINVIS_RUNS:-papermill_runs}/"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from platform import node
 
 import psutil
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from brainvis.files.folders import BrainvisError, OriginalError, readable_size
+from brainvis.files.running import held
 
 HOST = re.sub(r"[^\w-]", "-", node()) or "host"
 HALF = re.compile(r"\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.[0-9a-f]+\.part$")  # the end of a half file's name
@@ -139,7 +139,7 @@ def read_origin(path: Path) -> dict[str, str]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`; the system takes it back if this process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    """Hold the lock of `path`, across the machines of a cluster too; WriteError where its folder cannot be written to."""
+    check_writable(path.parent)
+    with held(path.with_name(f".{path.name}.lock")):
         yield
