@@ -139,7 +139,7 @@ def read_origin(path: Path) -> dict[str, str]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`, across the machines of a cluster too; WriteError where its folder cannot be written to."""
+    """Hold the lock of `path`, across machines of a cluster too; WriteError if its folder cannot be written to."""
     check_writable(path.parent)
     with held(path.with_name(f".{path.name}.lock")):
         yield
