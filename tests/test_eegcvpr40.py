@@ -19,6 +19,7 @@ from brainvis.configuration import Configuration
 from brainvis.data import DATASETS, DatasetError, eegcvpr40, load_dataset
 from brainvis.data.classes import CLASS_NAMES, IMAGENET_INDICES, RELEASED_NAMES
 from brainvis.data.eegcvpr40_files import EEG_FILES, EEGCVPR40Settings
+from brainvis.files import WriteError
 
 ROOT = Path(__file__).resolve().parent.parent
 WNIDS = ["n04069434", "n03272010", "n02124075"]
@@ -165,9 +166,11 @@ def test_full_disk_and_unwritable_folder_are_one_clear_error(tmp_path, monkeypat
     with pytest.raises(DatasetError, match="no room.*0.0 MB are free.*BRAINVIS_DATA"):
         load(tmp_path)
     monkeypatch.undo()
-    (lock,) = tmp_path.glob(".*.lock")
-    lock.unlink()
-    lock.mkdir()  # now nobody can open it, not even root
+
+    def refuse(folder):
+        raise WriteError(f"{folder} cannot be written to: Permission denied.")
+
+    monkeypatch.setattr("brainvis.files.writing.check_writable", refuse)
     with pytest.raises(DatasetError, match="could not be written.*Make .* writable"):
         load(tmp_path)
 
