@@ -95,12 +95,15 @@ def kill(process: subprocess.Popen, kind: str, chance: random.Random) -> tuple[b
             process.send_signal(signal.SIGKILL if kind == "snakemake" else signal.SIGTERM)
     except (psutil.NoSuchProcess, ProcessLookupError):
         return False, []
-    try:
-        process.wait(timeout=300)  # told to end, or after the loss of a job, it waits for its other jobs
-    except subprocess.TimeoutExpired:
-        for member in family(process):
-            member.kill()
-        return True, ["snakemake, told to end"]
+    for _ in range(10):  # told to end, or after the loss of a job, it waits for its other jobs
+        try:
+            process.wait(timeout=60)
+            break
+        except subprocess.TimeoutExpired:
+            if kind == "interrupt":
+                os.killpg(process.pid, signal.SIGINT)  # snakemake misses one now and then: a person presses again
+    else:
+        everyone += family(process)
     left = psutil.wait_procs(everyone, timeout=PATIENCE)[1]
     names = [" ".join(member.cmdline()[:4]) for member in left if member.is_running()]
     for member in left:

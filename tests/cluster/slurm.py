@@ -188,7 +188,8 @@ def many(folder: Path, jobs: int, group: int) -> dict:
 
     notebook, world = folder / "tiny.ipynb", World(folder / f"many_{jobs}_{group}")
     cells = [nbformat.v4.new_code_cell("1 + 1")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), notebook)
     world.folder.mkdir()
     here = Path(__file__).parent
     options = ["--snakefile", str(here / "Snakefile")]
@@ -205,8 +206,11 @@ def many(folder: Path, jobs: int, group: int) -> dict:
             pass
         time.sleep(0.5)
     seconds, done = time.time() - began, len(list(world.folder.glob("*/0a.whole")))
+    executed = [json.loads(file.read_text())["metadata"]["papermill"] for file in world.folder.glob("*/tiny.ipynb")]
+    notebooks = sum(run["duration"] for run in executed) / max(len(executed), 1)
     figures = {"jobs": jobs, "in a group": group, "done": done, "exit": process.returncode, "seconds": round(seconds)}
-    return figures | {"seconds a job": round(seconds / jobs * len(NODES), 2), "snakemake_mb": round(peak / 1e6)}
+    figures |= {"seconds a job": round(seconds / jobs * len(NODES), 2), "of it the notebook": round(notebooks, 2)}
+    return figures | {"snakemake_mb": round(peak / 1e6)}
 
 
 def alone(folder: Path) -> float:
