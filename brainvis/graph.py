@@ -320,9 +320,7 @@ def encoder_module(branch: str) -> str:
     """Dotted name of the module that a branch's encoder comes from; StudyError lists those that there are."""
     if branch.startswith("braindecode."):
         if find_spec("braindecode") is None:
-            raise StudyError(
-                f"the branch {branch!r} needs braindecode, which is not installed: pip install braindecode"
-            )
+            raise StudyError(f"the branch {branch!r} needs braindecode, which is not installed: pip install it")
         return "brainvis.models.braindecode"
     _check("a branch", branch, ENCODERS)
     entry = ENCODERS[branch]

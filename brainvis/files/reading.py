@@ -146,7 +146,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(text, Loader=_Loader)
     except Exception as error:  # PyYAML raises whatever a value makes Python's own types raise
         said = " ".join(str(error).split())[:300] or type(error).__name__
-        refuse(path, f"is no YAML file that can be read here: {said}", error)
+        refuse(path, f"is no YAML file, or not plain YAML: {said}", error)
 
 
 def open_picture(path: Path) -> Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import mmap
 import pickletools
+import re
 import struct
 import zipfile
 import zlib
@@ -29,10 +30,11 @@ HEADER_BYTES, PICKLE_BYTES, DIRECTORY_BYTES = 32 * 2**20, 16 * 2**20, 64 * 2**20
 RECORDS, INSTRUCTIONS = 200_000, 2_000_000  # of an archive of torch.save: its tensors, the steps that describe them
 VALUES, DEPTH = 10_000_000, 100  # in one value of a pickle
 LARGE = 10**9  # bytes of which progress is shown
-# What torch calls for a file. All else that it would call takes memory by a number in the file; what it does not know
-# it refuses, or `read_checkpoint` puts a stand-in there.
+# What torch would call for a file although it takes memory by a number in it, and what of that it may call. All else is
+# harmless, or unknown to torch, which refuses it or gets a stand-in.
 CALLED = {f"torch._utils.{name}" for name in ("_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter")}
-CALLED |= {"torch.Size", "torch.device", "torch.nn.parameter.Parameter", "collections.OrderedDict"}
+CALLED |= {"torch.Size", "torch.device"}
+COSTLY = re.compile(r"torch\.\w+|torch\._\w+\..*|torch\..*(Tensor|Storage)|.*\.bytearray")
 # Steps of a pickle that make a value out of nothing.
 PLAIN = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "BINUNICODE"}
 PLAIN |= {"SHORT_BINSTRING", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"}
@@ -49,7 +51,7 @@ def check_safetensors(path: Path) -> None:
     with path.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
     if size < 8 or header > size - 8:
-        refuse(path, f"is cut short, or no safetensors file: it has {size:,} bytes. Restore it.")
+        refuse(path, f"is no safetensors file, or a damaged one: it has {size:,} bytes. Restore it.")
     if header > HEADER_BYTES:
         refuse(path, f"has a header of {header:,} bytes; no file that is read here needs that. Is it the right one?")
 
@@ -62,10 +64,10 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:
-        refuse(path, f"is damaged, or no safetensors file ({reason(error)}). Restore it.", error)
+        refuse(path, f"is no safetensors file, or a damaged one ({reason(error)}). Restore it.", error)
 
 
-def load_tensors(path: Path, old: bool = False) -> Any:
+def load_tensors(path: Path, old: bool = False, stand_in: type | None = None) -> Any:
     """What `torch.save` wrote, tensors mapped from the file; nothing in it is run (`weights_only`).
 
     Before torch reads it, the archive is checked: every record's checksum, which torch itself does not look at, no
@@ -74,6 +76,7 @@ def load_tensors(path: Path, old: bool = False) -> Any:
 
     Args:
         old: also take a file from before torch 1.6, which is no archive, has no checksums and is read as a whole.
+        stand_in: takes the place of all classes and functions that torch does not know; None: they are refused.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -89,10 +92,14 @@ def load_tensors(path: Path, old: bool = False) -> Any:
                 "it is cut short, or was written before torch 1.6 (2020): save it anew with torch elsewhere"
             )
         check_archive(path) if archive else _check_old(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if stand_in else []
+        with torch.serialization.safe_globals([(type(stand_in.__name__, (stand_in,), {}), name) for name in foreign]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
         check_tensors(content, size)
     except Exception as error:  # a damaged pickle fails in as many ways as there are objects
-        refuse(path, f"is damaged, or no file of torch.save ({reason(error)}). Fetch it again.", error)
+        asked = re.search(r"GLOBAL (\S+)", str(error))  # torch itself advises to run it
+        said = f"it asks for GLOBAL {asked[1]}, which is code and no weights" if asked else reason(error)
+        refuse(path, f"is no whole file of torch.save: {said}. Fetch it again.", error)
     return content
 
 
@@ -102,6 +109,8 @@ def check_archive(path: Path) -> None:
         _check_directory(content)
         with zipfile.ZipFile(stream) as archive:
             records = sorted(archive.infolist(), key=lambda record: record.header_offset)
+        if any(record.filename.endswith("/constants.pkl") for record in records):
+            raise ValueError("it is a program of torchscript: save its state dict alone")
         if not records or records[0].header_offset or len({record.filename for record in records}) < len(records):
             raise ValueError("its list of records is damaged")
         if len({record.filename.partition("/")[0] for record in records}) > 1:
@@ -218,7 +227,7 @@ def check_pickle(stream: IO[bytes]) -> None:
             stack[-1].add(parts)
         elif name in ("REDUCE", "NEWOBJ"):
             given, called = stack.pop(), stack.pop().name
-            if called not in CALLED and (not called or called.startswith("torch.") or called.endswith(".bytearray")):
+            if called not in CALLED and (not called or COSTLY.fullmatch(called)):
                 raise ValueError(f"it calls {called or 'what it made itself'}, which no weights need")
             stack.append(_Value([given]))
         elif name == "BINPERSID":

@@ -19,13 +19,13 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from diffusers.utils import logging as diffusers_logging
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as hf_logging
 
 from brainvis.configuration import Generation
+from brainvis.files.tensors import load_safetensors
 from brainvis.generation.checkpoints import TEXT_ENCODER, UNET, VAE, read_checkpoint, refusal
 from brainvis.generation.clip import Clip
 from brainvis.generation.sampler import Sampling, decode, denoise, starting_noise, under_noise
@@ -172,7 +172,7 @@ def read_single_file(path: Path, dtype: torch.dtype, configuration: Path = CONFI
     (`model_ema.`) of a training is left alone, as the published samplers do. ValueError or RuntimeError names another
     kind of model, and weights that are missing or of another shape.
     """
-    state = load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path)  # mapped from the file
+    state = load_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)  # mapped from the file
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if wrong := refusal({name: value.shape for name, value in state.items()}):
