@@ -1,16 +1,23 @@
 """Studies that cannot work are refused when they open, in one sentence; legitimate ones go on working."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Literal, get_args, get_origin, get_type_hints
+from unittest.mock import patch
 
 import pytest
+import torch
 import yaml
 
 from brainvis import configuration as settings
 from brainvis.configuration import ABLATIONS, PRESETS, SAFE_NAME, Configuration, configure
+from brainvis.data import DATASETS, DatasetError, load_dataset
+from brainvis.data.audit import audit
+from brainvis.evaluation.pictures import METRICS
 from brainvis.files import BrainvisError
+from brainvis.generation import GENERATORS
 from brainvis.generation.weights import PHANTOM
 from brainvis.graph import Choice
+from brainvis.models import ENCODERS
 
 SENSELESS = [  # field, value, what the sentence says besides
     ("time.unit_length", 0, "greater than or equal to 1"),
@@ -200,3 +207,136 @@ def test_a_seed_that_a_library_refuses_is_refused_at_once(seed):
 
 def test_safe_names_are_the_same_everywhere():
     assert SAFE_NAME in settings.Branch.__metadata__[0].metadata[0].pattern
+
+
+# Data from which nothing can be learned
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Two subjects, three classes; trials 0 to 35 are subject 1's, of each class six for training."""
+    with patch.dict(DATASETS), patch.dict(ENCODERS), patch.dict(GENERATORS), patch.dict(METRICS):  # left as they were
+        from helpers.toy import load
+    return load(tmp_path_factory.mktemp("toy"), None)
+
+
+def without(data, part: str, keep) -> object:
+    """The data with fewer trials in one part of the split."""
+    own = data.splits[part]
+    return replace(data, splits={**data.splits, part: own[keep(own)]})
+
+
+def test_what_can_be_learned_goes_on_working(toy):
+    for protocol in ("clean", "paper"):
+        toy.check_trainable(protocol)
+        for subject in (1, 2):
+            toy.check_trainable(protocol, subject)
+        assert toy.checked_for(protocol) is toy
+
+
+@pytest.mark.parametrize("start", ["smoke", "demo"])
+def test_the_phantom_can_be_learned(start, tmp_path):
+    small = replace(configure(start, "full").phantom, subjects=2, images_per_class=3, classes=2)
+    data = load_dataset("phantom", tmp_path, replace(configure(start, "full"), phantom=small))
+    for protocol in ("clean", "paper"):
+        assert data.checked_for(protocol).notes == data.notes
+
+
+def test_one_subject_may_have_all_the_trials_of_a_split(toy):
+    single = toy
+    for part in ("train", "val", "test"):
+        single = without(single, part, lambda own: toy.subjects[own] == 2)
+    said = single.checked_for("clean").notes[-1]
+    assert said == "Not to be studied alone: subject 1: split train, val, test is empty."
+    single.check_trainable("clean", 2)
+    with pytest.raises(DatasetError, match="toy: subject 1: split train, val, test is empty. Choose another split"):
+        single.check_trainable("clean", 1)
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_an_empty_part_is_refused(toy, part):
+    with pytest.raises(DatasetError, match=f"split {part} is empty"):
+        without(toy, part, lambda own: own < 0).checked_for("clean")
+
+
+def test_a_class_without_training_trials_is_refused(toy):
+    lacking = without(toy, "train", lambda own: toy.labels[own] != 2)
+    with pytest.raises(DatasetError, match="1 of the classes that are shown have no training trial: 'blue disc'"):
+        lacking.checked_for("clean")
+    lacking.check_trainable("paper")  # validation trials of that class train there
+    of_one = without(toy, "train", lambda own: (toy.labels[own] != 2) | (toy.subjects[own] == 1))
+    assert "alone: subject 2: 1 of the classes" in of_one.checked_for("clean").notes[-1]
+
+
+def test_names_of_classes_that_are_never_shown_do_not_matter(toy):
+    replace(toy, class_names=(*toy.class_names, "never shown")).check_trainable("clean", 1)
+
+
+def test_one_training_trial_or_one_class_are_refused(toy):
+    with pytest.raises(DatasetError, match="all 1 training trials are of one class, 'red disc'"):
+        without(toy, "train", lambda own: own == 0).check_trainable("clean")
+    with pytest.raises(DatasetError, match="all 36 training trials are of one class"):
+        replace(toy, labels=torch.zeros_like(toy.labels)).check_trainable("clean")
+
+
+def test_a_signal_that_is_constant_everywhere_is_refused(toy):
+    for flat in (torch.zeros_like(toy.trials), toy.trials[:, :, :1].expand_as(toy.trials).clone()):
+        with pytest.raises(DatasetError, match="the signal is constant in every training trial"):
+            replace(toy, trials=flat).check_trainable("clean")
+    dead = toy.trials.clone()
+    dead[toy.subjects == 2] = 0
+    with pytest.raises(DatasetError, match="subject 2: the signal is constant"):
+        replace(toy, trials=dead).check_trainable("clean", 2)
+    almost = torch.zeros_like(toy.trials)
+    almost[toy.splits["train"][1], 0, 0] = 1  # not among those that are looked at first
+    replace(toy, trials=almost).check_trainable("clean")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret", "/etc/passwd", "a/b", "..", ".", "", "..\\x", "a\0b", ".._x", "._x", "x" * 201, 5, None, "a\nb"],
+)
+def test_image_ids_never_leave_their_folder(toy, name):
+    with pytest.raises(DatasetError, match="toy: image 3 is called .*plain file name.*Rename it"):
+        replace(toy, image_ids=(*toy.image_ids[:3], name, *toy.image_ids[4:]))
+
+
+def test_a_picture_may_be_a_link_that_its_owner_placed(toy, tmp_path):
+    name = toy.image_ids[0]
+    (tmp_path / name.split("_")[0]).mkdir()
+    (tmp_path / name.split("_")[0] / f"{name}.png").symlink_to(toy.image_path(0))
+    assert replace(toy, image_folder=tmp_path).image(0).size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"class_names": ("red disc", " ", "blue disc")}, "class 1 is called ' '"),
+        ({"class_names": ("red disc", 7, "blue disc")}, "class 1 is called 7"),
+        ({"captions": {"toy0_00": 5}}, "the caption of toy0_00 is 5"),
+    ],
+)
+def test_names_and_captions_are_words(toy, change, words):
+    with pytest.raises(DatasetError, match=words):
+        replace(toy, **change)
+
+
+# What is said, not refused
+
+
+def test_dead_and_clipped_channels_and_odd_scales_are_said(toy):
+    counts = audit(toy).counts
+    assert (counts["constant_channels"], counts["clipped_channels"], counts["impossible_scales"]) == (0, 0, 0)
+    trials = toy.trials.clone()
+    trials[toy.subjects == 1, 2] = 0.5
+    trials[:, 4] = trials[:, 4].clamp(-0.5, 2)
+    findings = audit(replace(toy, trials=trials)).findings
+    assert findings["constant_channels"].examples == ("subject 1, T2",)
+    assert findings["clipped_channels"].examples == ("subject 1, T4", "subject 2, T4")
+    for factor in (1e-6, 1e5):  # volts; microvolts taken for volts
+        found = audit(replace(toy, trials=toy.trials * factor)).findings["impossible_scales"]
+        assert found.count == 2 and "subject 1: standard deviation" in found.examples[0]
+    trials = toy.trials.clone()
+    trials[toy.subjects == 2] *= 50
+    assert audit(replace(toy, trials=trials)).counts["impossible_scales"] == 1  # unlike the other
+    assert not any(audit(replace(toy, trials=trials)).findings[name].leak for name in counts if "scales" in name)
