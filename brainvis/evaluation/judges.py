@@ -203,9 +203,10 @@ class Network:
             return self.build(state).eval().requires_grad_(False)
         except Exception as error:  # whatever the libraries raise for a file that is cut short or foreign
             reason, weights = shorten(str(error) or repr(error), 300, placeholder=" ..."), WEIGHTS[self.key]
+            size = file.stat().st_size if file.is_file() else 0
             raise WeightsError(
-                f"{file} cannot be read as {weights.name}: {reason}\n"
-                f"It has {file.stat().st_size:,} bytes, the published file {weights.size:,}. Remove it, and it is "
+                f"{file} cannot be read as {weights.name}: {reason} "
+                f"It has {size:,} bytes, the published file {weights.size:,}. Remove it, and it is "
                 f"downloaded again, or put the right one there ({weights.url})."
             ) from error
 

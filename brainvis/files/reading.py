@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Bytes that a file, or a part of it, may have; far above what studies need, far below what hurts.
-JSON_BYTES, YAML_BYTES, PICTURE_BYTES = 32 * 2**20, 4 * 2**20, 256 * 2**20
+JSON_BYTES, YAML_BYTES, PICTURE_BYTES = 16 * 2**20, 4 * 2**20, 256 * 2**20
 YAML_VALUES, YAML_DEPTH = 200_000, 50
 PIXELS, SCANS = 64_000_000, 10  # of a picture; how often a progressive JPEG may paint that many
 FORMATS = ("JPEG", "PNG")

@@ -105,7 +105,8 @@ def load_tensors(path: Path, old: bool = False, stand_in: type | None = None) ->
 
 def check_archive(path: Path) -> None:
     """ValueError for a zip archive that `torch.save` did not write so, or that changed since: see `load_tensors`."""
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with path.open("rb") as stream:
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last view of it
         _check_directory(content)
         with zipfile.ZipFile(stream) as archive:
             records = sorted(archive.infolist(), key=lambda record: record.header_offset)
@@ -117,8 +118,8 @@ def check_archive(path: Path) -> None:
             raise ValueError("it is an archive of something else")
         total = sum(record.file_size for record in records)
         bar = tqdm(total=total, desc=f"checking {path.name}", unit="B", unit_scale=True, disable=total < LARGE)
-        with bar, memoryview(content) as view:
-            end = 0
+        view, end = memoryview(content), 0
+        with bar:
             for record in records:
                 end = _check_record(record, view, end)
                 bar.update(record.file_size)

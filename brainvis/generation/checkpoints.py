@@ -51,7 +51,7 @@ def safetensors_shapes(path: Path) -> dict[str, Sequence[int]]:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}
     except BrainvisError as error:
         raise ValueError(str(error).removeprefix(f"{path} ")) from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         if "incomplete metadata" in str(error):  # the header names more than there is
             raise ValueError(f"is cut short: it has {path.stat().st_size:,} bytes; fetch it again") from error
         raise ValueError("is no safetensors file, or a damaged one") from error
