@@ -1,5 +1,7 @@
 """Every hyperparameter of the study: one frozen dataclass a stage, three presets, and the table of ablations.
 
+Each field has the range in which its model can work, so that a study that cannot is refused when it opens.
+
 `paper` holds the published values (Fu et al., ICASSP 2025, and the authors' release); `demo` is a small model of the
 same structure that a laptop trains in minutes; `smoke` only proves that everything runs.
 """
@@ -9,26 +11,51 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
-from typing import Annotated, Any, Literal
+from textwrap import shorten
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from brainvis.files import BrainvisError, resolve
+from brainvis.files.reading import SAFE_NAME, UNSAFE, read_yaml, safe_name
 
-settings = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+settings = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+
+
+def _once_each(names: tuple) -> tuple:
+    if len(set(names)) < len(names):
+        raise ValueError("name nothing twice")
+    return names
+
+
+def _finite(options: dict) -> dict:
+    """Options of a branch that is not known here: their numbers at least have to be numbers."""
+    try:
+        json.dumps(options, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("every number has to be finite") from error
+    return options
+
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]  # what torch counts with
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Steps = Annotated[int, Field(ge=1, le=999)]  # of the 1000 of Stable Diffusion, PLMS leaves out the first
+Guidance = Annotated[float, Field(ge=1)]  # 1 is none, and so would be anything less
+Branch = Annotated[str, Field(pattern=f"^{SAFE_NAME}$")]
 
 
 @settings
 class Training:
     """How one model is trained; read by `brainvis.training.fit`."""
 
-    epochs: Annotated[int, Field(ge=0)]  # 0: nothing is trained
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-4
-    batch_size: Annotated[int, Field(ge=1)] = 128
+    epochs: Annotated[int, Field(ge=0, lt=2**31)]  # 0: nothing is trained
+    learning_rate: Positive = 5e-4
+    batch_size: Count = 128
     optimiser: Literal["adam", "adamw"] = "adamw"
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01  # AdamW's default, as in the release
+    weight_decay: NotNegative = 0.01  # AdamW's default, as in the release
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: one warm-up epoch, then down to zero
 
 
@@ -36,31 +63,39 @@ class Training:
 class TimeBranch:
     """The transformer of the time branch and its Latent Masked Modeling (LMM)."""
 
-    unit_length: int = 4  # samples in a unit: kernel and stride of the projection
-    width: int = 1024
-    layers: int = 8
-    heads: int = 16
-    feedforward: int = 4096
-    dropout: float = 0.2
-    mask_ratio: float = 0.75
-    regressor_layers: int = 4
-    regressor_dropout: float = 0.1
-    codewords: int = 660
-    momentum: float = 0.99  # of the target encoder's moving average
-    regression_weight: float = 4.0  # the paper adds both losses; the release weighs them 4 and 2
-    classification_weight: float = 2.0
-    label_smoothing: float = 0.2
+    unit_length: Count = 4  # samples in a unit: kernel and stride of the projection
+    width: Count = 1024
+    layers: Count = 8
+    heads: Count = 16
+    feedforward: Count = 4096
+    dropout: Dropout = 0.2
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    regressor_layers: Count = 4
+    regressor_dropout: Dropout = 0.1
+    codewords: Annotated[int, Field(ge=2, lt=2**31)] = 660
+    momentum: Annotated[float, Field(ge=0, le=1)] = 0.99  # of the target encoder's moving average
+    regression_weight: NotNegative = 4.0  # the paper adds both losses; the release weighs them 4 and 2
+    classification_weight: NotNegative = 2.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2
     pretraining: Training = Training(epochs=300)  # of 500, the release goes on from epoch 300
     finetuning: Training = Training(epochs=80, optimiser="adam", weight_decay=0.0)  # of 400, from epoch 80
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads is {self.heads}; it has to divide width, which is {self.width}")
+        if not self.regression_weight + self.classification_weight:
+            raise ValueError("regression_weight and classification_weight are both 0; one has to be above 0")
+        return self
 
 
 @settings
 class FrequencyBranch:
     """The LSTM that reads the amplitude spectrum, one frequency after the other."""
 
-    width: int = 128
-    layers: int = 1
-    highest_frequency: float | None = None  # hertz; None: up to the Nyquist frequency
+    width: Count = 128
+    layers: Count = 1
+    highest_frequency: Positive | None = None  # hertz; None: up to the Nyquist frequency
     training: Training = Training(epochs=1000, learning_rate=1e-3, optimiser="adam", weight_decay=0.0)
 
 
@@ -68,7 +103,8 @@ class FrequencyBranch:
 class Fusion:
     """The fused encoder: which branches it joins and which weights the time branch starts from."""
 
-    branches: tuple[str, ...] = ("time", "frequency")  # names in `brainvis.models.ENCODERS`
+    # names in `brainvis.models.ENCODERS`
+    branches: Annotated[tuple[Branch, ...], Field(min_length=1), AfterValidator(_once_each)] = ("time", "frequency")
     time_weights: Literal["finetuned", "pretrained"] = "finetuned"
     training: Training = Training(epochs=50)
 
@@ -77,9 +113,12 @@ class Fusion:
 class Alignment:
     """Semantic interpolation: the map from the fused embedding to CLIP text embeddings."""
 
-    wide: int = 4096
-    narrow: int = 1024
-    targets: tuple[str, ...] = ("coarse", "fine")  # at least one of the two
+    wide: Count = 4096
+    narrow: Count = 1024
+    targets: Annotated[tuple[Literal["coarse", "fine"], ...], Field(min_length=1), AfterValidator(_once_each)] = (
+        "coarse",
+        "fine",
+    )
     mean_squared_error: bool = True  # the release adds it to the paper's cosine loss
     train_encoder: bool = True  # the fused encoder keeps learning, as in the release's third state dict
     training: Training = Training(epochs=500)
@@ -91,26 +130,36 @@ class Generation:
 
     semantic: bool = True
     refinement: bool = True
-    samples: int = 4  # images a trial
-    trials: int | None = None  # test trials shown to the cascade; None: all
-    semantic_steps: int = 50
-    semantic_guidance: float = 1.0  # 1 is none
-    refinement_steps: int = 100
-    refinement_guidance: float = 7.5
-    strength: float = 0.85
-    batch_size: int = 4
+    samples: Count = 4  # images a trial
+    trials: Count | None = None  # test trials shown to the cascade; None: all
+    semantic_steps: Steps = 50
+    semantic_guidance: Guidance = 1.0
+    refinement_steps: Steps = 100
+    refinement_guidance: Guidance = 7.5
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.85
+    batch_size: Count = 4
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not (self.semantic or self.refinement):
+            raise ValueError("semantic and refinement are both false; one of the two stages has to make pictures")
+        if round(self.strength * self.refinement_steps, 6) < 1:  # as the sampler counts them
+            few = f"leaves no step of refinement_steps, {self.refinement_steps}"
+            least = f"it has to be at least {1 / self.refinement_steps:g}"
+            raise ValueError(f"strength is {self.strength:g}, which {few}; {least}")
+        return self
 
 
 @settings
 class Phantom:
     """Size of the embedded world; see `brainvis.phantom`."""
 
-    subjects: int = 4
-    images_per_class: int = 20
-    classes: int = 40
-    design: str = "interleaved"  # or "block": each class in one block, as EEGCVPR40 was recorded
-    drift: float = 0.0  # amplitude of slow drift, relative to the ongoing EEG
-    signal: float = 1.0  # gain of everything evoked or induced by the picture; 0 leaves noise alone
+    subjects: Count = 4
+    images_per_class: Annotated[int, Field(ge=3, lt=2**31)] = 20  # one for each part of the split
+    classes: Annotated[int, Field(ge=2, le=40)] = 40  # as many as brainvis.phantom.stimuli.SHOWN_CLASSES
+    design: Literal["interleaved", "block"] = "interleaved"  # block: each class in one, as EEGCVPR40 was recorded
+    drift: NotNegative = 0.0  # amplitude of slow drift, relative to the ongoing EEG
+    signal: NotNegative = 1.0  # gain of everything evoked or induced by the picture; 0 leaves noise alone
 
 
 @settings
@@ -123,7 +172,15 @@ class Configuration:
     alignment: Alignment = Alignment()
     generation: Generation = Generation()
     phantom: Phantom = Phantom()
-    encoders: dict[str, dict[str, Any]] = Field(default_factory=dict)  # arguments of other branches, by their names
+    # arguments of other branches, by their names
+    encoders: Annotated[dict[Branch, dict[str, Any]], AfterValidator(_finite)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for name in ("time", "frequency"):
+            if name in self.encoders:
+                raise ValueError(f"encoders.{name}: settings of this branch stand under `{name}` itself")
+        return self
 
 
 PRESETS = {
@@ -222,13 +279,14 @@ def configure(preset: str, ablation: str, dataset: str = "phantom") -> Configura
         BrainvisError: a preset that is neither, or a file with a field or value that is not allowed.
         KeyError: an ablation that is not in its table.
     """
-    start, own = (preset, {}) if preset in PRESETS else _read_preset(preset)
-    configuration = changed(PRESETS[start], FOR_DATASET.get((start, dataset), {}))
+    start, own = (preset, {}) if isinstance(preset, str) and preset in PRESETS else _read_preset(preset)
+    configuration, where = changed(PRESETS[start], FOR_DATASET.get((start, dataset), {})), f"preset {preset}"
     try:
         configuration = changed(configuration, own)
+        where = f"ablation {ablation} of preset {preset}"
+        return changed(configuration, ABLATIONS[ablation].changes)
     except BrainvisError as error:
-        raise BrainvisError(f"preset {preset}: {error}") from error
-    return changed(configuration, ABLATIONS[ablation].changes)
+        raise BrainvisError(f"{where}: {error}") from error
 
 
 def changed(part: Any, changes: Mapping) -> Any:
@@ -238,8 +296,10 @@ def changed(part: Any, changes: Mapping) -> Any:
         BrainvisError: a field that does not exist, or a value that it cannot have: its dotted path, what is allowed.
     """
     kind = TypeAdapter(type(part))
-    try:  # as JSON, so that lists become tuples while text never becomes a number
-        return kind.validate_json(json.dumps(_merged(asdict(part), changes)), strict=True)
+    # As JSON, so that lists become tuples while text never becomes a number; YAML's dates and bytes become text.
+    text = json.dumps(_merged(asdict(part), changes), default=str)
+    try:
+        return kind.validate_json(text, strict=True)
     except ValidationError as error:
         raise BrainvisError(_explained(part, error.errors()[0])) from error
 
@@ -251,30 +311,37 @@ def _merged(values: dict, changes: Mapping) -> dict:
 
 def _explained(part: Any, error: dict) -> str:
     """What is wrong, in a sentence, from the first of pydantic's errors."""
-    *parents, last = error["loc"]
-    path = ".".join(map(str, error["loc"]))
-    for name in parents:
-        part = getattr(part, str(name), part)
+    path, parent, present = ".".join(map(str, error["loc"])), part, part
+    for name in error["loc"]:
+        parent, present = present, getattr(present, str(name), None)
     if error["type"] == "unexpected_keyword_argument":
-        where = ".".join(map(str, parents)) or "the configuration"
-        return f"there is no {path}; {where} has {', '.join(field.name for field in fields(part))}"
-    present = getattr(part, str(last), None)
+        where = ".".join(map(str, error["loc"][:-1])) or "the configuration"
+        return f"there is no {path}; {where} has {', '.join(field.name for field in fields(parent))}"
+    needs = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" and is_dataclass(present):  # of several fields together: a sentence of its own
+        return f"{path}.{needs}".removeprefix(".")
+    value = "missing" if error["type"] == "missing" else shorten(repr(error["input"]), 200, placeholder=" ...")
     known = [field.name for field in fields(present)] if is_dataclass(present) else present
-    wrong = "missing" if error["type"] == "missing" else repr(error["input"])
-    return f"{path} is {wrong}; it has to be a value like {known!r} ({error['msg']})"
+    like = "" if known is None else f"it has to be a value like {known!r}: "
+    return f"{path} is {value}; {like}{needs}"
 
 
 def _read_preset(name: str) -> tuple[str, dict]:
     """The preset that a file starts from, and its changes."""
-    file, names = resolve(name), ", ".join(PRESETS)
-    if file.suffix not in (".yml", ".yaml") or not file.is_file():
-        raise BrainvisError(f"preset is {name!r}; it has to be one of {names}, or the path of a YAML file")
+    names = ", ".join(PRESETS)
+    try:
+        file = resolve(name)
+        there = file.suffix in (".yml", ".yaml") and file.is_file()
+    except (OSError, ValueError, TypeError, RuntimeError):  # no path at all: too long, a zero byte, a number, ~nobody
+        there = False
+    if not there:
+        shown = shorten(repr(name), 200, placeholder=" ...")
+        raise BrainvisError(f"preset is {shown}; it has to be one of {names}, or the path of a YAML file")
     if file.stem in PRESETS:
         raise BrainvisError(f"preset {name}: call the file something else, for runs of {file.stem!r} have a folder")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BrainvisError(f"preset {name} is no YAML file: {error}") from error
-    if not isinstance(content, dict) or content.get("start") not in PRESETS:
+    if not safe_name(file.stem):
+        raise BrainvisError(f"preset {name!r}: {UNSAFE}, mine{file.suffix} for example.")
+    content = read_yaml(file)
+    if not isinstance(content, dict) or content.get("start") not in list(PRESETS):
         raise BrainvisError(f"preset {name} has to say where it starts: `start:` and one of {names}")
     return content.pop("start"), content

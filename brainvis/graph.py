@@ -29,6 +29,7 @@ from brainvis.files import (
     runs_folder,
     source_digest,
 )
+from brainvis.files.reading import UNSAFE, safe_name
 from brainvis.generation import generator_source
 from brainvis.models import ENCODERS
 
@@ -102,11 +103,21 @@ class Choice:
         _check("dataset", self.dataset, DATASETS)
         _check("ablation", self.ablation, ABLATIONS)
         _check("protocol", self.protocol, PROTOCOLS)
-        if type(self.seed) is not int or self.seed < 0:
-            raise StudyError(f"seed is {self.seed!r}; it has to be a whole number from 0 on")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**32:  # NumPy's seeds end there
+            raise StudyError(f"seed is {self.seed!r}; it has to be a whole number from 0 on, below {2**32}")
         for branch in self.configuration.fusion.branches:
             encoder_module(branch)  # refuses names that are not there
-        self.generator.fingerprint()  # refuses a backbone that is not there
+        try:
+            self.generator.fingerprint()  # refuses a backbone that is not there
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            RuntimeError,
+        ) as error:  # no path at all
+            raise StudyError(f"backbone is {str(self.backbone)[:80]!r}, which is no path: {error}") from error
+        if not safe_name(self.name):
+            raise StudyError(f"backbone {self.backbone!r}: {UNSAFE}")
         _check("subject", self.subject, self.subjects)
 
     # What it is made from
@@ -301,7 +312,7 @@ def _notebook(stage: str) -> str:
 
 
 def _check(what: str, value: object, allowed) -> None:
-    if value not in allowed or isinstance(value, bool):
+    if value not in list(allowed) or isinstance(value, bool):  # a list, for what is no key of any table
         raise StudyError(f"{what} is {value!r}; it has to be one of: {', '.join(map(str, allowed))}")
 
 
@@ -318,9 +329,7 @@ def encoder_module(branch: str) -> str:
     """Dotted name of the module that a branch's encoder comes from; StudyError lists those that there are."""
     if branch.startswith("braindecode."):
         if find_spec("braindecode") is None:
-            raise StudyError(
-                f"the branch {branch!r} needs braindecode, which is not installed: pip install braindecode"
-            )
+            raise StudyError(f"the branch {branch!r} needs braindecode, which is not installed: pip install it")
         return "brainvis.models.braindecode"
     _check("a branch", branch, ENCODERS)
     entry = ENCODERS[branch]

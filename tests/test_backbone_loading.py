@@ -51,6 +51,73 @@ def test_a_folder_without_weights_that_can_be_read_names_them(folder, tmp_path):
         backbone_fingerprint(copy)
 
 
+def spoilt(folder, tmp_path, change):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    change(copy)
+    return copy
+
+
+def as_two_files(copy):
+    """The tokenizer as Stable Diffusion 1.5 publishes it."""
+    model = json.loads((copy / "tokenizer" / "tokenizer.json").read_text())["model"]
+    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (copy / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (copy / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]))
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+
+
+def without_pairs(copy):
+    as_two_files(copy)
+    lines = (copy / "tokenizer" / "merges.txt").read_text().splitlines()
+    (copy / "tokenizer" / "merges.txt").write_text("\n".join(lines[: len(lines) // 2]))
+
+
+def without_merges(copy):
+    as_two_files(copy)
+    (copy / "tokenizer" / "merges.txt").unlink()
+
+
+def small_vocabulary(copy):
+    as_two_files(copy)
+    (copy / "tokenizer" / "vocab.json").write_text(json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}))
+
+
+def other_module(copy):
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps(index | {"scheduler": ["antigravity", "PNDMScheduler"]}))
+
+
+def pickled_clip(copy):
+    (copy / "clip" / "open_clip_model.safetensors").rename(copy / "clip" / "open_clip_pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda copy: (copy / "tokenizer" / "tokenizer.json").unlink(), "neither tokenizer.json nor vocab.json with"),
+        (without_merges, "neither tokenizer.json nor vocab.json with merges.txt"),
+        (without_pairs, "lacks the pairs that make .*merges.txt is missing or cut short"),
+        (small_vocabulary, "the tokenizer has 2 tokens, its text encoder|cannot be read"),
+        (other_module, "model_index.json takes scheduler from .*antigravity"),
+        (lambda copy: (copy / "unet" / "config.json").write_text('{"a":' * 10**5), "unet/config.json is damaged"),
+        (pickled_clip, "clip has no safetensors file"),
+    ],
+    ids=lambda part: getattr(part, "__name__", str(part))[:30],
+)
+def test_a_folder_of_somebody_that_is_not_whole_is_refused(folder, tmp_path, change, words):
+    copy = spoilt(folder, tmp_path, change)
+    with pytest.raises(BackboneError, match=f"(?s)cannot be read from {copy}: .*({words})"):
+        load_stable_diffusion(copy, device="cpu")
+    assert "antigravity" not in sys.modules
+
+
+def test_a_tokenizer_of_two_files_is_the_same(folder, tmp_path, backbone):
+    texts = ["a red star at the top left", "large blue ring"]
+    read = load_stable_diffusion(spoilt(folder, tmp_path, as_two_files), device="cpu").pipeline.tokenizer(texts)
+    assert read.input_ids == backbone.pipeline.tokenizer(texts).input_ids
+
+
 def test_a_phantom_that_is_gone_says_how_it_comes_back(tmp_path, monkeypatch):
     monkeypatch.setattr("brainvis.generation.weights.PHANTOM", tmp_path / "gone")
     assert find_backbone("phantom") is None

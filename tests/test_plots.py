@@ -20,6 +20,12 @@ from brainvis.training import History
 
 PLAIN = ("red disc", "green disc", "blue ring", "black ring")
 ODD = ("costs $5_a$", "$x^{_$", r"_under_score $\frac$", "100 % ^ & #")  # as formulas, they do not parse
+HOSTILE = (
+    "$x_1$ a|b <script>alert('x')</script> \\frac{",
+    "line\nbreak\tand\0zero {braces} `x` %s",
+    "_\U0001f600\u202egnirts \u200f" + "\u05d0" * 30,
+    "very long " * 3000 + "x" * 3000,
+)
 BRANCHES = ("time", "eegnet", "loudness", "braindecode.EEGConformer", "shallow", "frequency")
 TRIALS, SAMPLES, RATE = 24, 100, 250.0
 RNG = np.random.default_rng
@@ -161,7 +167,7 @@ def figures(folder, names) -> dict[str, Figure]:
     }
 
 
-@pytest.fixture(scope="module", params=[PLAIN, ODD], ids=["plain", "odd"])
+@pytest.fixture(scope="module", params=[PLAIN, ODD, HOSTILE], ids=["plain", "odd", "hostile"])
 def drawn(request, tmp_path_factory):
     """All figures, with classes of plain or of odd names, as they lie in a file."""
     made = figures(tmp_path_factory.mktemp("pictures"), request.param)
@@ -198,6 +204,24 @@ def test_branches_of_any_name_have_a_colour_each(drawn):
         assert {text.get_text() for text in legend.get_texts()} >= set(BRANCHES), name
     boxes = {text.get_text() for text in drawn["framework_figure"].axes[0].texts}
     assert boxes >= {"time branch", *BRANCHES[1:4]}
+
+
+def test_names_stay_in_their_figure(drawn):
+    """The inline figures of notebooks are as large as all that is written: no name makes one that cannot be drawn."""
+    for name, figure in drawn.items():
+        box = figure.get_tightbbox()
+        assert box.width < 2 * figure.get_figwidth() + 2 and box.height < 2 * figure.get_figheight() + 2, name
+        for text in figure.findobj(Text):
+            assert all(letter.isprintable() for letter in text.get_text().replace("\n", "")), name
+        for axis in figure.axes:
+            assert not [line for line in axis.lines if str(line.get_label()).startswith("_\U0001f600")], name
+
+
+def test_tables_show_names_as_text():
+    table = pd.DataFrame({"question": ["why"], "for example": ["<script>$x$</script>"]})
+    for html in (table.to_html(), table._repr_html_(), table.set_index("question").style.to_html()):
+        assert "<script>" not in html and "&lt;script&gt;" in html
+    assert "tex2jax_ignore" in table._repr_html_() and "tex2jax_ignore" in table.style.to_html()
 
 
 @pytest.mark.parametrize("branch", ["eegnet", "loudness", "braindecode.EEGConformer"])

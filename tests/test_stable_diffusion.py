@@ -114,7 +114,7 @@ def test_code_in_a_checkpoint_is_refused_or_inert(tmp_path, pipeline, configurat
 def test_other_archives_and_older_files_are_refused_with_a_sentence(tmp_path):
     file = tmp_path / "v1.ckpt"
     torch.save({"a": torch.ones(3)}, file, _use_new_zipfile_serialization=False)
-    with pytest.raises(BackboneError, match="read from .*v1.ckpt: it is damaged, or was written before torch 1.6"):
+    with pytest.raises(BackboneError, match="read from .*v1.ckpt: it is no whole file.*written before torch 1.6"):
         load_stable_diffusion(file, "cpu")
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), file)
     with pytest.raises(BackboneError, match="read from .*v1.ckpt: it is no whole file of torch.save: .*torchscript"):

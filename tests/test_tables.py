@@ -298,3 +298,29 @@ def test_runs_made_with_other_packages_or_accepted_by_hand_say_so(study):
     accepted = like({}, accepted=[entry, {"fingerprint": "ba9876543210", "reason": "a rename"}])
     assert caveats([accepted, run, accepted]) == ["accepted by hand: a log line", "accepted by hand: a rename"]
     assert caveats([like({}, accepted=[])]) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("$x_1$", r"\$x_1\$"),
+        ("a|b", r"a\|b"),
+        ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
+        ("[here](javascript:x)", r"[here]\(javascript:x)"),
+        ("`code` *bold* ~gone~ # ![", r"\`code\` \*bold\* \~gone\~ \# \!["),
+        ("_under_score no_time", r"\_under_score no_time"),
+        ("two\nlines\r\nand\ttabs", "two lines and tabs"),
+        ("{braces} \\", r"{braces} \\"),
+        ("0.792 [0.717, 0.858]", "0.792 [0.717, 0.858]"),
+        ("&lt;b&gt;", "&amp;lt;b&amp;gt;"),
+    ],
+)
+def test_names_are_text_in_markdown(words, shown):
+    assert tables.as_text(words) == shown
+    assert tables.to_markdown(pd.DataFrame({words: [words]})).splitlines()[2] == f"| {shown} |"
+
+
+def test_ablations_that_leave_nothing_of_a_preset_are_not_missing(tmp_path):
+    (tmp_path / "alone.yml").write_text("start: smoke\ngeneration: {semantic: false}")
+    missing = tables.missing_runs(Study(preset=str(tmp_path / "alone.yml")))
+    assert "no_refinement" not in set(missing["ablation"]) and "no_time" in set(missing["ablation"])

@@ -1,4 +1,5 @@
-"""What could make a number too good: the same recording twice, the same picture on both sides of a split, gaps.
+"""What could make a number too good: the same recording twice, the same picture on both sides of a split, gaps. And
+signals that can hardly be EEG.
 
 All is found by content (samples, decoded pixels), not by name, and only if it is equal to the last bit: a picture that
 was stored again at another quality is not, nor is a recording shifted by a sample.
@@ -19,6 +20,11 @@ from brainvis.data.source import DatasetError
 
 EXAMPLES = 3
 THREADS = 4  # decode pictures; more gain nothing
+LOOKED_AT = 60  # trials a subject, evenly spread, in which channels are looked at
+CLIPPED = 0.01  # share of a channel's samples at its highest or lowest value; at least `CLIPPED_SAMPLES` of them
+CLIPPED_SAMPLES = 10
+SCALES = (0.01, 1000.0)  # of EEG, be it standardised or in microvolts: standard deviation of a typical channel
+APART = 20.0  # times as large as the typical subject's, or as small
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ def audit(data: EEGDataset) -> Audit:
     note("pictures_not_for_all", "pictures without a usable trial of some subjects", cases)
     cases = (f"subject {subject}, {name}" for subject, name in gaps)
     note("missing_trials", "pairs of subject and picture without a usable trial", cases)
+    for name, (question, cases) in strange_signals(data).items():
+        note(name, question, cases)
     return Audit(findings)
 
 
@@ -149,6 +157,37 @@ def missing_trials(data: EEGDataset) -> list[tuple[int, int]]:
     seen = set(zip(data.subjects[known].tolist(), data.images[known].tolist(), strict=True))
     images = data.images[known].unique().tolist()
     return [(s, image) for s in data.subjects[known].unique().tolist() for image in images if (s, image) not in seen]
+
+
+def strange_signals(data: EEGDataset) -> dict[str, tuple[str, list[str]]]:
+    """Channels that are constant or clipped, and scales that EEG cannot have: name -> question, where it is so.
+    `LOOKED_AT` trials of each subject are read."""
+    dead, clipped, scales = [], [], {}
+    for subject in data.subjects.unique().tolist():
+        own = torch.nonzero(data.subjects == subject).flatten()
+        signals = data.trials[own[:: len(own) // LOOKED_AT + 1]]  # (trial, channel, time)
+        high, low = signals.amax((0, 2)), signals.amin((0, 2))  # (channel,)
+        flat = (signals.amax(2) == signals.amin(2)).all(0)
+        at_edge = ((signals == high[:, None]) | (signals == low[:, None])).sum((0, 2))
+        cut = ~flat & (at_edge >= max(CLIPPED_SAMPLES, CLIPPED * signals[:, 0].numel()))
+        for where, found in ((flat, dead), (cut, clipped)):
+            found += [f"subject {subject}, {data.channels[channel]}" for channel in torch.nonzero(where).flatten()]
+        if not flat.all():
+            scales[subject] = signals.double().std((0, 2))[~flat].median().item() if signals[:, 0].numel() > 1 else 1.0
+    usual = sorted(scales.values())[len(scales) // 2] if scales else 1.0
+    odd = [
+        f"subject {subject}: standard deviation {scale:.3g}"
+        for subject, scale in scales.items()
+        if not SCALES[0] <= scale <= SCALES[1] or not 1 / APART <= scale / usual <= APART
+    ]
+    return {
+        "constant_channels": ("channels that are constant in a subject's trials", dead),
+        "clipped_channels": ("channels that stay at their highest or lowest value, as clipped ones do", clipped),
+        "impossible_scales": (
+            "subjects whose scale is neither standardised EEG nor microvolts, or unlike others'",
+            odd,
+        ),
+    }
 
 
 def _groups(values: Iterable[Hashable]) -> list[list[int]]:

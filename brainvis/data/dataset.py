@@ -1,18 +1,23 @@
 """`EEGDataset`: what every adapter returns and every stage reads, checked once when it is made."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn, Self
 
 import torch
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
 
 from brainvis.data.source import DatasetError
+from brainvis.files import BrainvisError
+from brainvis.files.reading import open_picture
 
 SPLITS = ("train", "val", "test")
 PER_TRIAL = ("labels", "subjects", "images", "lengths", "order")
+NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")  # of a picture
+FEW = 20  # trials that are looked at together
 IMAGE_SUFFIXES = (".JPEG", ".png", ".jpg", ".jpeg")
 
 
@@ -34,7 +39,8 @@ class Partition:
 @dataclass(frozen=True, eq=False)
 class EEGDataset:
     """Trials of all subjects and what was shown in them: every number that a model needs is read from here.
-    DatasetError: trials that are not finite, numbers out of range, splits that overlap, tensors that do not fit."""
+    DatasetError: trials that are not finite, numbers out of range, splits that overlap, tensors that do not fit, names
+    of classes or pictures that are none."""
 
     name: str
     trials: Tensor  # (trial, channel, time) float32
@@ -68,6 +74,7 @@ class EEGDataset:
             if values.shape != (len(self),) or values.dtype != torch.int64:
                 found = f"{values.dtype} {tuple(values.shape)}"
                 self._reject(f"{what} must be int64 ({len(self)},), not {found}: a mistake of the adapter")
+        self._check_words()
         if not self.checked:
             self._check_finite()
         self._check_range("label", self.labels, 0, len(self.class_names), "class_names")
@@ -80,6 +87,18 @@ class EEGDataset:
 
     def _reject(self, what: str) -> NoReturn:
         raise DatasetError(f"{self.name}: {what}.")
+
+    def _check_words(self):
+        for label, name in enumerate(self.class_names):
+            if not isinstance(name, str) or not name.strip():
+                self._reject(f"class {label} is called {name!r}. Give it a name: pictures are asked for by it")
+        for image, name in enumerate(self.image_ids):  # it becomes the name of a folder and of a file in that
+            if not isinstance(name, str) or not NAME.fullmatch(name) or name.split("_")[0] in (".", ".."):
+                what = "a plain file name without folders, at most 200 characters long"
+                self._reject(f"image {image} is called {str(name)[:80]!r}, which is not {what}. Rename it")
+        for name, caption in self.captions.items():
+            if not isinstance(caption, str):
+                self._reject(f"the caption of {name} is {caption!r}, not a text. Repair the captions")
 
     def _check_finite(self):
         # The sum of a trial is finite if and only if (short of overflow, which isfinite then settles) all of it is;
@@ -162,6 +181,47 @@ class EEGDataset:
             train, validation = torch.cat([train, validation]), test
         return Partition(train, validation, test, protocol)
 
+    def checked_for(self, protocol: str) -> Self:
+        """This data set, if all subjects' trials together can be learned from and tested on under a protocol; a note
+        names the subjects that cannot be studied alone. DatasetError if they cannot."""
+        self.check_trainable(protocol)
+        reasons = [self.untrainable(protocol, subject) for subject in self.subjects.unique().tolist()]
+        alone = "; ".join(why.split(". ")[0] for why in reasons if why)
+        return replace(self, notes=(*self.notes, f"Not to be studied alone: {alone}.")) if alone else self
+
+    def check_trainable(self, protocol: str = "clean", subject: int | None = None) -> None:
+        """DatasetError if nothing can be learned from the trials of all subjects, or of one, and tested on them."""
+        if wrong := self.untrainable(protocol, subject):
+            self._reject(wrong)
+
+    def untrainable(self, protocol: str = "clean", subject: int | None = None) -> str:
+        """Why nothing can be learned from the trials of all subjects, or of one, under a protocol; "" if it can."""
+        who = "" if subject is None else f"subject {subject}: "
+        mine = torch.ones(len(self), dtype=torch.bool) if subject is None else self.subjects == subject
+        parts = {name: indices[mine[indices]] for name, indices in self.splits.items()}
+        if empty := [name for name, indices in parts.items() if not len(indices)]:
+            cure = "Choose another split, split_index or subject, or give the data one"
+            return f"{who}split {', '.join(empty)} is empty. {cure}"
+        train = torch.cat([parts["train"], parts["val"]]) if protocol == "paper" else parts["train"]
+        learnt, cure = self.labels[train].unique(), "Choose another split, or leave them out"
+        if len(learnt) < 2:
+            name = self.class_names[learnt[0]]
+            return f"{who}all {len(train)} training trials are of one class, {name!r}: there is nothing to tell apart"
+        if lacking := sorted(set(self.labels[mine].tolist()) - set(learnt.tolist())):
+            names = ", ".join(repr(self.class_names[label][:60]) for label in lacking[:5]) + ", ..." * (
+                len(lacking) > 5
+            )
+            return f"{who}{len(lacking)} of the classes that are shown have no training trial: {names}. {cure}"
+        if all(map(self._flat, (train[:: len(train) // FEW + 1], *train.split(FEW)))):  # some, and only then all
+            return (
+                f"{who}the signal is constant in every training trial. Look at the recording, or leave the subject out"
+            )
+        return ""
+
+    def _flat(self, trials: Tensor) -> bool:
+        signals = self.trials[trials]
+        return bool((signals.amax(-1) == signals.amin(-1)).all())
+
     def image_path(self, image: int) -> Path:
         """File of the picture with index `image`; DatasetError if there is no such picture, or its file is missing."""
         if not self.has_images:
@@ -179,11 +239,9 @@ class EEGDataset:
         wanted = f"{stem} with one of {', '.join(IMAGE_SUFFIXES)}"
         self._reject(f"{wrong}: no {wanted}. Restore it, or move the whole image folder away to work without images")
 
-    def image(self, image: int) -> Image.Image:
+    def image(self, image: int) -> Image:
         """The picture with index `image`, RGB; DatasetError if its file is missing or cannot be read as a picture."""
-        path = self.image_path(image)
         try:
-            with Image.open(path) as picture:
-                return picture.convert("RGB")
-        except OSError as error:
-            raise DatasetError(f"{path} cannot be read as a picture ({error}). Restore it.") from error
+            return open_picture(self.image_path(image))
+        except BrainvisError as error:
+            raise DatasetError(str(error)) from error

@@ -11,6 +11,8 @@ are held out: nothing of a test session is seen in training, not even its neighb
 import hashlib
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mne
@@ -20,9 +22,11 @@ import torch
 from tqdm.auto import tqdm
 
 from brainvis.data.dataset import EEGDataset
+from brainvis.data.recordings_checks import check_file, check_header
 from brainvis.data.recordings_files import Recording, RecordingsSettings, find_recordings
 from brainvis.data.source import DatasetError
 from brainvis.files import read_json
+from brainvis.files.reading import reason
 
 MICROVOLTS = 1e6  # of MNE's volts
 MONTAGE = "colin27_1005"
@@ -52,12 +56,14 @@ def cut_recordings(folder: Path, values: RecordingsSettings, fingerprint: str) -
     parts, keys, seen, sessions = [], [], {}, {}
     for recording in tqdm(recordings, desc="reading recordings", disable=len(recordings) < 5):
         name = recording.file.relative_to(folder)
-        raw = headers.pop(recording).load_data(verbose="ERROR")  # popped: its signal is let go of after its turn
+        with readable(recording.file):
+            raw = headers.pop(recording).load_data(verbose="ERROR")  # popped: its signal is let go of after its turn
         content = hashlib.sha256(np.ascontiguousarray(raw.get_data()).tobytes()).digest()
         if seen.setdefault(content, name) != name:  # a copy under a second subject puts training trials into the test
             notes.append(f"{name} holds the same samples as {seen[content]} and is left out.")
             continue
-        trials, lengths, good = cut_trials(raw, events[recording], channels, rate, values)
+        with readable(recording.file):
+            trials, lengths, good = cut_trials(raw, events[recording], channels, rate, values)
         if bad := len(events[recording]) - len(good):
             notes.append(f"{name}: {bad} trials left out, marked bad in the recording.")
         keys += [events[recording][trial][1] for trial in good]
@@ -148,10 +154,22 @@ def _images(keys: list, values: RecordingsSettings, splits: dict, notes: list[st
 
 def open_recording(recording: Recording) -> mne.io.BaseRaw:
     """The recording with its header and annotations, signal unread."""
+    with readable(recording.file):
+        check_file(recording.file)
+        raw = mne.io.read_raw(recording.file, preload=False, verbose="ERROR")
+        check_header(raw)
+        return raw
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Whatever MNE's readers raise for a file, which is what their format makes them raise, in one sentence."""
     try:
-        return mne.io.read_raw(recording.file, preload=False, verbose="ERROR")
-    except Exception as error:  # MNE's readers raise whatever their format makes them raise
-        raise DatasetError(f"MNE cannot read {recording.file}: {error}") from error
+        yield
+    except DatasetError:
+        raise
+    except Exception as error:
+        raise DatasetError(f"MNE cannot read {file}: {reason(error)}. Repair or remove it.") from error
 
 
 def common_rate(headers: Headers, values: RecordingsSettings) -> float:
@@ -191,13 +209,13 @@ def common_channels(headers: Headers, values: RecordingsSettings, notes: list[st
 def read_events(recording: Recording, raw: mne.io.BaseRaw) -> Events:
     """All events of a recording in time, as texts: from its `-eve.fif` where there is one, else its annotations."""
     if recording.events_file is None:
-        table, codes = mne.events_from_annotations(raw, event_id=None, verbose="ERROR")
+        with readable(recording.file):
+            table, codes = mne.events_from_annotations(raw, event_id=None, verbose="ERROR")
         texts = {code: text for text, code in codes.items()}
     else:
-        try:
+        with readable(recording.events_file):
+            check_file(recording.events_file)
             table, texts = mne.read_events(recording.events_file, verbose="ERROR"), {}
-        except Exception as error:
-            raise DatasetError(f"{recording.events_file} is not a file of events: {error}") from error
     if not len(table):
         wrong = f"{recording.file} has no events: no annotations, and no -eve.fif beside it"
         cure = "If it has a trigger channel, write one with mne.write_events(file, mne.find_events(raw))"

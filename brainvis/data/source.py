@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from brainvis.files import BrainvisError
+from brainvis.files import BrainvisError, reading
 
 
 class DatasetError(BrainvisError):
@@ -58,9 +57,9 @@ class FileSettings(BaseModel):
 def read_yaml(file: Path) -> dict:
     """The keys of a YAML file that have a value; DatasetError if it is not plain YAML, or no table."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} is not plain YAML: {error}") from error
+        content = reading.read_yaml(file) or {}
+    except BrainvisError as error:
+        raise DatasetError(str(error)) from error
     if not isinstance(content, dict):
         raise DatasetError(f"{file} holds no settings; it needs lines such as `window: [0, 100]`.")
     return {key: value for key, value in content.items() if value is not None}

@@ -5,7 +5,6 @@ memory: at most the 2.5 GB of ViT-H/14 in single precision (half of that on a GP
 """
 
 import io
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +17,6 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchmetrics.image.fid import NoTrainInceptionV3
@@ -28,6 +26,7 @@ from tqdm.auto import tqdm
 from brainvis.data.classes import IMAGENET_INDICES
 from brainvis.data.dataset import EEGDataset
 from brainvis.files import readable_size
+from brainvis.files.tensors import load_safetensors, load_tensors
 from brainvis.generation import Generator
 from brainvis.generation.pictures import as_tensor
 from brainvis.generation.weights import WEIGHTS, MissingWeights, WeightsError, obtain_weights, weights_fingerprint
@@ -200,16 +199,14 @@ class Network:
     def read(self, file: Path) -> nn.Module:
         """The network, frozen, with a file's weights mapped into memory; WeightsError: they are not this network's."""
         try:
-            if file.suffix == ".safetensors":
-                state = load_file(file)
-            else:
-                state = torch.load(file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            state = load_safetensors(file) if file.suffix == ".safetensors" else load_tensors(file, old=True)
             return self.build(state).eval().requires_grad_(False)
         except Exception as error:  # whatever the libraries raise for a file that is cut short or foreign
             reason, weights = shorten(str(error) or repr(error), 300, placeholder=" ..."), WEIGHTS[self.key]
+            size = file.stat().st_size if file.is_file() else 0
             raise WeightsError(
-                f"{file} cannot be read as {weights.name}: {reason}\n"
-                f"It has {file.stat().st_size:,} bytes, the published file {weights.size:,}. Remove it, and it is "
+                f"{file} cannot be read as {weights.name}: {reason} "
+                f"It has {size:,} bytes, the published file {weights.size:,}. Remove it, and it is "
                 f"downloaded again, or put the right one there ({weights.url})."
             ) from error
 

@@ -4,6 +4,7 @@ A long table has one row a number, with the run it comes from; all others are ar
 computed or copied twice. The same results give the same files, byte for byte.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from brainvis.configuration import ABLATIONS
 from brainvis.evaluation.pictures import METRICS
 from brainvis.evaluation.reported import reported_table
 from brainvis.evaluation.scores import confusion_matrix
-from brainvis.files import runs_folder, write_aside, write_json
+from brainvis.files import BrainvisError, runs_folder, write_aside, write_json
 from brainvis.graph import STAGES, stage_named
 from brainvis.study import Product, Study, StudyError
 
@@ -110,7 +111,11 @@ def compared_subject(study: Study, scores: pd.DataFrame) -> int:
 def missing_runs(study: Study) -> pd.DataFrame:
     """Runs of every ablation that this study's subject lacks, or that are out of date, with what makes them."""
     rows = []
-    for variant in map(study.with_ablation, ABLATIONS):
+    for ablation in ABLATIONS:
+        try:
+            variant = study.with_ablation(ablation)
+        except BrainvisError:  # it would leave nothing of this study's preset
+            continue
         for name in variant.stages:
             if variant.owner(name) == variant.ablation:
                 try:
@@ -209,15 +214,24 @@ def frequent_errors(logits: ArrayLike, labels: ArrayLike, class_names: Sequence[
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown; what is no text yet is written as Python writes it, missing values as nothing."""
+    """A table in Markdown; what is no text yet is written as Python writes it, missing values as nothing.
+
+    Whatever means something in Markdown or HTML is shown as it is.
+    """
 
     def cells(values: Iterable) -> str:
-        texts = ["" if pd.isna(value) else str(value).replace("|", r"\|").replace("\n", " ") for value in values]
+        texts = ["" if pd.isna(value) else as_text(str(value)) for value in values]
         return "| " + " | ".join(texts) + " |"
 
     rule = "|" + " --- |" * len(frame.columns)
     rows = (cells(row) for row in frame.astype(object).itertuples(index=False))
     return "\n".join([cells(frame.columns), rule, *rows]) + "\n"
+
+
+def as_text(words: str) -> str:
+    """Words that Markdown shows as they are; an underscore inside a name, as in no_time, is none of its marks."""
+    words = " ".join(words.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"[\\`|$*~!#]|(?<=\])\(|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", words)
 
 
 def to_csv(frame: pd.DataFrame) -> str:

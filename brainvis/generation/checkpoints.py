@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
 from safetensors import SafetensorError, safe_open
+
+from brainvis.files import BrainvisError
+from brainvis.files.tensors import check_safetensors, load_tensors
 
 UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 
@@ -44,9 +46,12 @@ def refusal(shapes: Mapping[str, Sequence[int]]) -> str | None:
 def safetensors_shapes(path: Path) -> dict[str, Sequence[int]]:
     """Shape of each parameter of a safetensors file, from its header alone; ValueError if damaged or cut short."""
     try:
+        check_safetensors(path)
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}
-    except (SafetensorError, OSError) as error:
+    except BrainvisError as error:
+        raise ValueError(str(error).removeprefix(f"{path} ")) from error
+    except (SafetensorError, OSError, MemoryError) as error:
         if "incomplete metadata" in str(error):  # the header names more than there is
             raise ValueError(f"is cut short: it has {path.stat().st_size:,} bytes; fetch it again") from error
         raise ValueError("is no safetensors file, or a damaged one") from error
@@ -69,14 +74,7 @@ def read_checkpoint(path: Path) -> object:
     UnpicklingError for one that is damaged, older than torch 1.6, a TorchScript program, or asks for more than tensors,
     plain containers and `StandIn`s.
     """
-    import torch
-
-    if not zipfile.is_zipfile(path):
-        older = "was written before torch 1.6 (2020): then load it with torch elsewhere and save its state dict anew"
-        raise UnpicklingError(f"it is damaged, or {older}")
     try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([(type("StandIn", (StandIn,), {}), name) for name in foreign]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a damaged pickle fails in as many ways as there are objects
-        raise UnpicklingError(f"it is no whole file of torch.save: {error}") from error
+        return load_tensors(path, stand_in=StandIn)
+    except (BrainvisError, OSError) as error:
+        raise UnpicklingError(f"it {str(error).removeprefix(f'{path} ')}") from error

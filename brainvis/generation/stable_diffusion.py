@@ -7,6 +7,7 @@ single file holds weights alone: `sd15/` tells its architecture, open_clip bring
 from __future__ import annotations
 
 import gzip
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,17 +20,25 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from diffusers.utils import logging as diffusers_logging
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as hf_logging
 
 from brainvis.configuration import Generation
+from brainvis.files.reading import read_json
+from brainvis.files.tensors import check_safetensors, load_safetensors
 from brainvis.generation.checkpoints import TEXT_ENCODER, UNET, VAE, read_checkpoint, refusal
 from brainvis.generation.clip import Clip
 from brainvis.generation.sampler import Sampling, decode, denoise, starting_noise, under_noise
-from brainvis.generation.weights import BackboneError, backbone_fingerprint, obtain_backbone, weights_variant
+from brainvis.generation.weights import (
+    COMPONENTS,
+    EXTRAS,
+    BackboneError,
+    backbone_fingerprint,
+    obtain_backbone,
+    weights_variant,
+)
 from brainvis.phantom.judge import load_judge
 from brainvis.training import choose_device
 
@@ -38,6 +47,9 @@ TOKENS = 77  # of a text, with its beginning and end
 MERGES = 49152 - 256 - 2  # pairs of the published vocabulary; the file goes on with pairs that are not used
 LARGE = 256  # pixels; larger pictures are coded and decoded one by one
 NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+TOKENIZER = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # the files that one is read from
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # None: no such part
+SPARE_ROWS = 64  # of a text encoder, more than tokens: some are made a round number
 BATCH = 64  # texts encoded at a time
 
 
@@ -135,8 +147,10 @@ def load_stable_diffusion(
             pipeline = read_single_file(place, dtype, configuration)
         else:
             settings = {"dtype": dtype, "variant": weights_variant(place), "use_safetensors": True, **NO_CHECKER}
+            _check_folder(place)
             with _quiet():
                 pipeline = StableDiffusionPipeline.from_pretrained(str(place), local_files_only=True, **settings)
+            _check_vocabulary(pipeline)
             if (place / "judge").is_dir():
                 judge = load_judge(place / "judge").to(device)
             if (folder := place / "clip").is_dir():
@@ -172,7 +186,7 @@ def read_single_file(path: Path, dtype: torch.dtype, configuration: Path = CONFI
     (`model_ema.`) of a training is left alone, as the published samplers do. ValueError or RuntimeError names another
     kind of model, and weights that are missing or of another shape.
     """
-    state = load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path)  # mapped from the file
+    state = load_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)  # mapped from the file
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if wrong := refusal({name: value.shape for name, value in state.items()}):
@@ -194,6 +208,39 @@ def read_single_file(path: Path, dtype: torch.dtype, configuration: Path = CONFI
         PNDMScheduler.from_pretrained(configuration / "scheduler", local_files_only=True),
         **NO_CHECKER,
     )
+
+
+def _check_folder(place: Path) -> None:
+    """BrainvisError or ValueError for a diffusers folder whose files the libraries should not be given: settings that
+    are none or name other modules to import, weights that are no safetensors, no tokenizer, which they make up."""
+    for name, origin in read_json(place / "model_index.json").items():
+        if isinstance(origin, list) and origin[:1] not in ([library] for library in LIBRARIES):
+            raise ValueError(f"model_index.json takes {name} from {origin}; it may be from diffusers or transformers")
+    for part in (*COMPONENTS, *EXTRAS):
+        for file in (place / part).glob("*.json"):
+            read_json(file)
+        for file in (place / part).glob("*.safetensors"):
+            check_safetensors(file)
+    if (place / "clip").is_dir() and not any((place / "clip").glob("*.safetensors")):
+        raise ValueError("clip has no safetensors file; other weights are not read")
+    whole = [all((place / "tokenizer" / name).is_file() for name in names) for names in TOKENIZER]
+    if not any(whole):
+        raise ValueError(f"tokenizer has neither {' nor '.join(' with '.join(names) for names in TOKENIZER)}")
+
+
+def _check_vocabulary(pipeline: StableDiffusionPipeline) -> None:
+    """ValueError for a tokenizer that is not the text encoder's, or lacks the pairs that its tokens are merged from."""
+    tokens, rows = pipeline.tokenizer.get_vocab(), pipeline.text_encoder.config.vocab_size
+    if not 0 <= rows - len(tokens) < SPARE_ROWS:
+        raise ValueError(
+            f"the tokenizer has {len(tokens):,} tokens, its text encoder {rows:,}: its files are not whole"
+        )
+    merges = json.loads(pipeline.tokenizer.backend_tokenizer.to_str())["model"].get("merges", [])
+    made = {"".join(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges}
+    made |= set(pipeline.tokenizer.get_added_vocab())
+    if lost := [token for token in tokens if len(token.removesuffix("</w>")) > 1 and token not in made]:
+        few = f"{len(lost):,} of {len(tokens):,} tokens, {lost[0]!r} first"
+        raise ValueError(f"the tokenizer lacks the pairs that make {few}: merges.txt is missing or cut short")
 
 
 def _filled(build: Callable[[], nn.Module], state: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:

@@ -23,9 +23,11 @@ def stimuli_figure(data: EEGDataset, images: list[int], columns: int = 6) -> Fig
     figure, axes = panels(rows, columns, height=2.1 * rows, squeeze=False, subplot_kw=style.PLAIN)
     for axis, image in zip(axes.flat, images, strict=False):
         name = data.class_names[data.labels[data.images == image][0]]
-        caption = textwrap.wrap(data.captions.get(data.image_ids[image], ""), 26, max_lines=4, placeholder=" ...")
+        caption = textwrap.wrap(
+            style.words(data.captions.get(data.image_ids[image], " "), 200), 26, max_lines=4, placeholder=" ..."
+        )
         axis.imshow(np.asarray(data.image(image)))
-        axis.set_title(name, fontsize=9, fontweight="bold", loc="center")
+        axis.set_title(style.words(name, 24), fontsize=9, fontweight="bold", loc="center")
         axis.text(0.5, -0.04, "\n".join(caption), transform=axis.transAxes, ha="center", va="top", fontsize=7)
     return figure
 
@@ -36,7 +38,7 @@ def counts_figure(data: EEGDataset) -> Figure:
     subjects, classes = data.subjects.unique(), len(data.class_names)
     counts = [data.labels[data.subjects == subject].bincount(minlength=classes).tolist() for subject in subjects]
     few = classes <= style.MANY
-    names = {"xticklabels": data.class_names if few else "auto", "yticklabels": subjects.tolist()}
+    names = {"xticklabels": [*map(style.words, data.class_names)] if few else "auto", "yticklabels": subjects.tolist()}
     sns.heatmap(counts, ax=left, annot=few, fmt="d", cbar=not few, cmap=style.SEQUENTIAL, vmin=0, **names)
     left.set(xlabel="class", ylabel="subject", title="trials of each class and subject")
     kept = 1000 * data.trials.shape[-1] / data.sampling_rate
@@ -52,7 +54,9 @@ def single_trials_figure(data: EEGDataset, trials: list[int], channels: int = 8)
     figure, axes = panels(1, len(trials), height=3.6, sharey=True, squeeze=False)
     for axis, trial in zip(axes.flat, trials, strict=True):
         style.show_trial(axis, data, trial, channels, among=trials)
-        axis.set_title(f"{data.class_names[data.labels[trial]]}\nsubject {data.subjects[trial]}, trial {trial}")
+        axis.set_title(
+            f"{style.words(data.class_names[data.labels[trial]], 24)}\nsubject {data.subjects[trial]}, trial {trial}"
+        )
     return figure
 
 
@@ -80,7 +84,7 @@ def evoked_figure(data: EEGDataset, evoked: Tensor, moments: int = 4) -> Figure:
 def class_evoked_figure(data: EEGDataset, evoked: Tensor, classes: Tensor) -> Figure:
     """Field power of the evoked response of every class (class, channel, time), and what sets three of them apart."""
     figure, (left, right) = panels(1, 2)
-    names, times = [data.class_names[label] for label in classes], 1000 * data.times.numpy()
+    names, times = [style.words(data.class_names[label]) for label in classes], 1000 * data.times.numpy()
     edges = [times[0], times[-1], len(names) - 0.5, -0.5]
     picture = left.imshow(evoked.std(1), aspect="auto", extent=edges, cmap=style.SEQUENTIAL, vmin=0)
     figure.colorbar(picture, ax=left, label="global field power")
@@ -93,7 +97,7 @@ def class_evoked_figure(data: EEGDataset, evoked: Tensor, classes: Tensor) -> Fi
     for label in dict.fromkeys((ranked[-1], ranked[len(ranked) // 2], ranked[0])):
         right.plot(times, evoked[label, channel], label=names[label])
     right.axvline(times[moment], color="black", linewidth=0.6, linestyle=":")
-    right.set(xlabel=TIME, ylabel=VALUES, title=f"channel {data.channels[channel]}, three classes")
+    right.set(xlabel=TIME, ylabel=VALUES, title=f"channel {style.words(data.channels[channel])}, three classes")
     right.legend()
     return figure
 
@@ -136,10 +140,12 @@ def order_figure(data: EEGDataset, same: Tensor, expected: float) -> Figure:
     left.scatter(data.order[own], data.labels[own], s=12, color=PALETTE[0])
     left.set(xlabel="place in the recording", ylabel="class", title=f"subject {int(data.subjects.min())}")
     if len(data.class_names) <= style.MANY:
-        left.set_yticks(range(len(data.class_names)), data.class_names)
+        left.set_yticks(range(len(data.class_names)), [*map(style.words, data.class_names)])
     highest = int(same.nan_to_num(-1).argmax())
     values = [100 * same.nanmean(), 100 * same[highest]]
-    right.bar(["all classes", f"highest:\n{data.class_names[highest]}"], values, color=PALETTE[0], width=0.5)
+    right.bar(
+        ["all classes", f"highest:\n{style.words(data.class_names[highest], 20)}"], values, color=PALETTE[0], width=0.5
+    )
     style.chance_line(right, 100 * expected)
     right.set(ylabel="trials (%)", ylim=(0, 100), title="next has the same class")
     right.legend()

@@ -42,6 +42,7 @@ def attributes_figure(scores: dict[str, dict[str, dict]], names: dict[str, str])
     if not names:
         return style.empty_figure("The class names are not built alike, so a class is right or wrong as a whole.")
     figure, axis = panels()
+    names = {place: "\n".join(style.words(line) for line in beneath.split("\n")) for place, beneath in names.items()}
     style.estimates(axis, scores, names, scale=100)
     axis.set(ylabel="test trials with the right word (%)", ylim=(0, 103), title=INTERVALS)
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -67,12 +68,12 @@ def confusion_figure(matrix: ArrayLike, class_names: Sequence[str], attributes: 
                 axis.axhline(edge - 0.5, color="white", linewidth=0.5)
                 axis.axvline(edge - 0.5, color="white", linewidth=0.5)
             middles = [start + (names.count(name) - 1) / 2 for name, start in starts.items()]
-            axis.set_xticks(middles, starts, rotation=90)
-            axis.set_yticks(middles, starts)
+            axis.set_xticks(middles, [*map(style.words, starts)], rotation=90)
+            axis.set_yticks(middles, [*map(style.words, starts)])
             axis.tick_params(length=0)
         elif len(names) <= style.MANY:
-            axis.set_xticks(range(len(names)), names, rotation=90)
-            axis.set_yticks(range(len(names)), names)
+            axis.set_xticks(range(len(names)), [*map(style.words, names)], rotation=90)
+            axis.set_yticks(range(len(names)), [*map(style.words, names)])
     figure.colorbar(picture, ax=axes, label="trials of the right class (%)", shrink=0.8)
     return figure
 
@@ -90,7 +91,7 @@ def embedding_figure(points: ArrayLike, words: dict[str, Sequence[str]], unseen:
             for part, size, alpha, edge in ((~unseen, 6, 0.35, "none"), (unseen, 34, 1.0, "black")):
                 own = points[(of_trial == word) & part]
                 axis.scatter(*own.T, s=size, color=[colour], alpha=alpha, edgecolors=edge, linewidths=0.5)
-            axis.scatter([], [], color=[colour], label=word, edgecolors="black", linewidths=0.5)
+            axis.scatter([], [], color=[colour], label=style.words(word, 24), edgecolors="black", linewidths=0.5)
         axis.set(xticks=[], yticks=[], title=title)
         axis.set_facecolor("0.93")  # white may be a colour of the data
         if len(named) <= style.MANY:

@@ -21,7 +21,8 @@ def reconstruction_figure(
     options = {"width": width, "height": height, "width_ratios": ratios, "subplot_kw": style.PLAIN}
     figure, axes = panels(len(truth), len(ratios), squeeze=False, **options)
     for trial, (words, first, *others) in enumerate(axes):
-        words.text(0, 0.5, f"shown: {shown[trial]}\npredicted: {predicted[trial]}", fontsize=8, va="center")
+        beside = f"shown: {style.words(shown[trial], 24)}\npredicted: {style.words(predicted[trial], 24)}"
+        words.text(0, 0.5, beside, fontsize=8, va="center")
         first.imshow(truth[trial])
         for axis, (stage, sample) in zip(others, cells, strict=True):
             axis.imshow(stages[stage][trial, sample])
@@ -30,7 +31,7 @@ def reconstruction_figure(
                 colour = COLOUR_OF["fused" if name == shown[trial] else "test"]
                 axis.set_frame_on(True)
                 axis.spines[:].set(visible=True, color=colour, linewidth=2)
-                axis.set_xlabel(name, fontsize=7, color=colour, labelpad=2)
+                axis.set_xlabel(style.words(name, 20), fontsize=7, color=colour, labelpad=2)
     heads = ["shown", *(f"{STAGE_NAMES[stage]} {sample + 1}" for stage, sample in cells)]
     for axis, head in zip(axes[0, 1:], heads, strict=True):
         axis.set_title(head, loc="center", fontsize=8)

@@ -1,10 +1,11 @@
-"""The one look of all figures, set when this is imported, and what several of them draw."""
+"""The one look of all figures and tables, set when this is imported, and what several of them draw."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,6 +28,18 @@ LOOK |= {"image.interpolation": "nearest", "pdf.fonttype": 42, "figure.dpi": 90}
 LOOK |= {"text.parse_math": False}  # a class may be called "$5"
 PLAIN = {"frame_on": False, "xticks": [], "yticks": []}  # axes of a picture
 sns.set_theme(style="ticks", context="notebook", palette="colorblind", font_scale=0.8, rc=LOOK)
+# In tables, too, names are text: neither HTML nor formulas.
+TABLES = {"styler.format.escape": "html", "styler.html.mathjax": False, "display.html.use_mathjax": False}
+for option, value in TABLES.items():
+    pd.set_option(option, value)
+
+
+def words(name: object, most: int = 40) -> str:
+    """A name of somebody's as one line of at most `most` characters, without what is not seen: line breaks, marks that
+    turn the direction. A space goes before an underscore, as matplotlib leaves such labels out of its legends."""
+    text = "".join(letter for letter in " ".join(str(name).split()) if letter.isprintable()) or "?"
+    text = text if len(text) <= most else text[: most - 4] + " ..."
+    return f" {text}" if text.startswith("_") else text
 
 
 def panels(rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float | None = None, **options):
@@ -40,7 +53,7 @@ def panels(rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: flo
 def empty_figure(sentence: str) -> Figure:
     """A strip that says why there is nothing to draw."""
     figure, axes = panels(height=0.6, subplot_kw=PLAIN)
-    axes.text(0.5, 0.5, sentence, ha="center", va="center", wrap=True)
+    axes.text(0.5, 0.5, words(sentence, 300), ha="center", va="center", wrap=True)
     return figure
 
 
@@ -102,5 +115,5 @@ def show_trial(axes: Axes, data: EEGDataset, trial: int, channels: int, among: S
     heights = -step * np.arange(len(shown))
     signals = data.trials[trial, shown].numpy() + heights[:, None]  # (channel, time)
     axes.plot(1000 * data.times, signals.T, color="black", linewidth=0.6)
-    axes.set_yticks(heights, [data.channels[channel] for channel in shown])
+    axes.set_yticks(heights, [words(data.channels[channel], 12) for channel in shown])
     axes.set_xlabel("time after onset (ms)")

@@ -77,7 +77,7 @@ def results_grid_figure(truth: Pixels, samples: Pixels, names: list[str], column
     for of_trial, name, shown in zip(axes.reshape(-1, wide + 1), names, pictures, strict=False):
         for axis, picture in zip(of_trial, shown, strict=False):
             axis.imshow(picture)
-        of_trial[0].set_title(name, fontsize=8, loc="left")
+        of_trial[0].set_title(style.words(name, 30), fontsize=8, loc="left")
     figure.supxlabel("each trial: ground truth" + "".join(f", sample {i}" for i in range(1, wide)), fontsize=8)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.04, wspace=0.01, hspace=0.02)
     return figure
@@ -91,14 +91,15 @@ def wrong_figure(truth: Pixels, drawn: Pixels, names: list[str], predicted: list
     figure, axes = panels(3, len(truth), width=WIDTH * 1.2, height=4.8, squeeze=False, **options)
     for axis, picture, name in zip(axes[:2].flat, [*truth, *drawn], [*names, *predicted], strict=True):
         axis.imshow(picture)
-        axis.set_title(name, fontsize=8, loc="center")
+        axis.set_title(style.words(name, 20), fontsize=8, loc="center")
     for axis, word in zip(axes[:2, 0], ("shown", "predicted\nand generated"), strict=True):
         axis.set_ylabel(word, fontsize=8)
     for axis in axes[2]:
         axis.remove()
     axis = figure.add_subplot(axes[0, 0].get_gridspec()[2, :])
     axis.barh(range(len(pairs)), pairs["trials"], color=style.COLOUR_OF["test"])
-    axis.set_yticks(range(len(pairs)), pairs["shown"] + " as " + pairs["predicted"], fontsize=8)
+    shown, predicted = (pairs[which].map(style.words) for which in ("shown", "predicted"))
+    axis.set_yticks(range(len(pairs)), shown + " as " + predicted, fontsize=8)
     axis.invert_yaxis()
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(title="most frequent errors of the classifier", xlabel="test trials")
@@ -166,7 +167,7 @@ def framework_figure(
     for place, (name, picture) in enumerate((pictures or {}).items()):
         left = 9.42 + 0.86 * place
         axes.inset_axes((left, 0.5, 0.8, 0.8), transform=axes.transData, **style.PLAIN).imshow(picture)
-        axes.text(left + 0.4, 0.43, name, ha="center", va="top", fontsize=7)
+        axes.text(left + 0.4, 0.43, style.words(name, 16), ha="center", va="top", fontsize=7)
     axes.text(0.1, 0.55, "learnt here", color=LEARNT, weight="bold", fontsize=8)
     axes.text(0.1, 0.25, "frozen backbone", color=FROZEN, weight="bold", fontsize=8)
     return figure

@@ -118,7 +118,7 @@ def group_spectra_figure(hertz: Tensor, spectra: dict[str, tuple[list[str], Tens
         if all(map(is_color_like, names)):  # lines of red and blue pictures are red and blue
             colours = [ON_WHITE.get(name, name) for name in names]
         for name, line, colour in zip(names, difference, colours, strict=False):
-            axis.plot(hertz, line, color=colour, label=name, **look)
+            axis.plot(hertz, line, color=colour, label=style.words(name, 24), **look)
         axis.axhline(0, color="black", linewidth=0.6)
         axis.set(xlabel="frequency (Hz)", title=f"by {title}")
         if few:

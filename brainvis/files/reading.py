@@ -1,0 +1,171 @@
+"""Reading files of strangers, without surprises: JSON, YAML, pictures; `tensors` has weights.
+
+Whatever is in a file, it runs no code, takes neither minutes nor the machine's memory, and is refused in one sentence
+that names it. Light: Pillow is imported where a picture is read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
+
+from brainvis.files.folders import BrainvisError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Bytes that a file, or a part of it, may have; far above what studies need, far below what hurts.
+JSON_BYTES, YAML_BYTES, PICTURE_BYTES = 16 * 2**20, 4 * 2**20, 256 * 2**20
+YAML_VALUES, YAML_DEPTH = 200_000, 50
+PIXELS, SCANS = 64_000_000, 10  # of a picture; how often a progressive JPEG may paint that many
+FORMATS = ("JPEG", "PNG")
+
+
+# Names that become folders and parts of commands.
+SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
+UNSAFE = (
+    "its name becomes a folder's: up to 200 letters from a to z, digits, `.`, `_` and `-`, the first neither `.` nor "
+    "`-`. Rename it"
+)
+
+
+def safe_name(name: str) -> bool:
+    """Whether a folder may be called so; if not, `UNSAFE` says why."""
+    return re.fullmatch(SAFE_NAME, name) is not None
+
+
+def refuse(path: Path, wrong: str, cause: BaseException | None = None) -> NoReturn:
+    """BrainvisError: `path` and what is wrong with it."""
+    raise BrainvisError(f"{path} {wrong}") from cause
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, or its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def plain_file(path: Path, most: int | None = None) -> int:
+    """Size in bytes of a file, which is no device, pipe or folder and has at most `most` bytes.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        BrainvisError: there is something else.
+    """
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # links in a circle, a name that is none
+        refuse(path, f"cannot be read: {reason(error)}. Repair or remove it.", error)
+    if not stat.S_ISREG(state.st_mode):
+        refuse(path, "is no plain file, but a folder, a pipe or a device. Put the file itself there.")
+    if most is not None and state.st_size > most:
+        refuse(path, f"has {state.st_size:,} bytes; such a file has at most {most:,}. Is it the right one?")
+    return state.st_size
+
+
+def read_text(path: Path, most: int) -> str:
+    """A text file in UTF-8 of at most `most` bytes."""
+    plain_file(path, most)
+    try:
+        with path.open("rb") as stream:
+            return stream.read(most).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        refuse(path, f"cannot be read as text: {reason(error)}. Repair or remove it.", error)
+
+
+def read_json(path: Path, missing: dict | None = None) -> dict:
+    """A dictionary from a JSON file; `missing`, where that is given, if there is no file.
+
+    Raises:
+        FileNotFoundError: no file, and no `missing`.
+        BrainvisError: the file holds something else, a key twice, or a number that is none.
+    """
+    try:
+        text = read_text(path, JSON_BYTES)
+    except FileNotFoundError:
+        if missing is None:
+            raise
+        return missing
+    try:
+        content = json.loads(text, parse_constant=_no_number, parse_float=_number, object_pairs_hook=_table)
+    except (ValueError, RecursionError) as error:
+        refuse(path, f"is damaged: it is not JSON ({reason(error)}). Repair or remove it.", error)
+    if not isinstance(content, dict):
+        refuse(path, f"holds a {type(content).__name__}, not a dictionary. Repair or remove it.")
+    return content
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _number(text: str) -> float:
+    return number if math.isfinite(number := float(text)) else _no_number(text[:40])
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:80]!r} is there twice")
+    return table
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """PyYAML's safe one, in C where it is there; a key that is there twice is an error."""
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"line {node.start_mark.line + 1}: a key is there twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds: plain values only, without anchors and aliases, which can stand for any amount.
+
+    Raises:
+        BrainvisError: it is no YAML file, or one of these.
+    """
+    text, depth = read_text(path, YAML_BYTES), 0
+    try:
+        for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                raise ValueError(f"line {event.start_mark.line + 1}: write out what & and * stand for")
+            if depth > YAML_DEPTH or count > YAML_VALUES:
+                raise ValueError(f"it has more than {YAML_DEPTH} levels or {YAML_VALUES:,} values")
+        return yaml.load(text, Loader=_Loader)
+    except Exception as error:  # PyYAML raises whatever a value makes Python's own types raise
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        refuse(path, f"is no YAML file, or not plain YAML: {said}", error)
+
+
+def open_picture(path: Path) -> Image:
+    """A picture file of `FORMATS`, decoded, RGB.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        BrainvisError: it is no such picture, damaged, or has more than `PIXELS`.
+    """
+    from PIL import Image
+
+    plain_file(path, PICTURE_BYTES)
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            pixels = math.prod(picture.size)
+            paints = content.count(b"\xff\xda") if picture.format != "PNG" else 1
+            if pixels > PIXELS or pixels * paints > PIXELS * SCANS:
+                raise ValueError(f"{picture.width} x {picture.height} pixels, painted {paints} times, are too many")
+            return picture.convert("RGB")
+    except Exception as error:  # Pillow raises whatever the damage leads to
+        refuse(path, f"cannot be read as a picture ({reason(error)}). Restore it.", error)

@@ -1,0 +1,262 @@
+"""Reading the weights of strangers: safetensors, and what `torch.save` wrote.
+
+Nothing in a file is run, and nothing is built from it that is larger than the file. Light: torch is imported where a
+file is read.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import pickletools
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from brainvis.files.folders import readable_size
+from brainvis.files.reading import plain_file, reason, refuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Bytes of what describes the tensors of a file; far above what studies need, far below what hurts.
+HEADER_BYTES, PICKLE_BYTES, DIRECTORY_BYTES = 32 * 2**20, 16 * 2**20, 64 * 2**20
+RECORDS, INSTRUCTIONS = 200_000, 2_000_000  # of an archive of torch.save: its tensors, the steps that describe them
+VALUES, DEPTH = 10_000_000, 100  # in one value of a pickle
+LARGE = 10**9  # bytes of which progress is shown
+# What torch would call for a file although it takes memory by a number in it, and what of that it may call. All else is
+# harmless, or unknown to torch, which refuses it or gets a stand-in.
+CALLED = {f"torch._utils.{name}" for name in ("_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter")}
+CALLED |= {"torch.Size", "torch.device"}
+COSTLY = re.compile(r"torch\.\w+|torch\._\w+\..*|torch\..*(Tensor|Storage)|.*\.bytearray")
+# Steps of a pickle that make a value out of nothing.
+PLAIN = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "BINUNICODE"}
+PLAIN |= {"SHORT_BINSTRING", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"}
+
+
+def check_safetensors(path: Path) -> None:
+    """Refuse a safetensors file whose header is larger than the file, or than any that is needed.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        BrainvisError: that, or no plain file. All else that can be wrong its library refuses.
+    """
+    size = plain_file(path)
+    with path.open("rb") as stream:
+        header = int.from_bytes(stream.read(8), "little")
+    if size < 8 or header > size - 8:
+        refuse(path, f"is no safetensors file, or a damaged one: it has {size:,} bytes. Restore it.")
+    if header > HEADER_BYTES:
+        refuse(path, f"has a header of {header:,} bytes; no file that is read here needs that. Is it the right one?")
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, mapped; errors as `check_safetensors`, and BrainvisError for a damaged one."""
+    from safetensors.torch import load_file
+
+    check_safetensors(path)
+    try:
+        return load_file(path)
+    except Exception as error:
+        refuse(path, f"is no safetensors file, or a damaged one ({reason(error)}). Restore it.", error)
+
+
+def load_tensors(path: Path, old: bool = False, stand_in: type | None = None) -> Any:
+    """What `torch.save` wrote, tensors mapped from the file; nothing in it is run (`weights_only`).
+
+    Before torch reads it, the archive is checked: every record's checksum, which torch itself does not look at, no
+    compression, no overlap, nothing that builds more than there is. Afterwards: no tensor has more elements than the
+    file holds.
+
+    Args:
+        old: also take a file from before torch 1.6, which is no archive, has no checksums and is read as a whole.
+        stand_in: takes the place of all classes and functions that torch does not know; None: they are refused.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        BrainvisError: the file is damaged, cut short or none of `torch.save`, or asks for anything else.
+    """
+    import torch
+
+    size = plain_file(path)
+    try:
+        archive = zipfile.is_zipfile(path)
+        if not (archive or old):
+            raise ValueError(
+                "it is cut short, or was written before torch 1.6 (2020): save it anew with torch elsewhere"
+            )
+        check_archive(path) if archive else _check_old(path)
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if stand_in else []
+        with torch.serialization.safe_globals([(type(stand_in.__name__, (stand_in,), {}), name) for name in foreign]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+        check_tensors(content, size)
+    except Exception as error:  # a damaged pickle fails in as many ways as there are objects
+        asked = re.search(r"GLOBAL (\S+)", str(error))  # torch itself advises to run it
+        said = f"it asks for GLOBAL {asked[1]}, which is code and no weights" if asked else reason(error)
+        refuse(path, f"is no whole file of torch.save: {said}. Fetch it again.", error)
+    return content
+
+
+def check_archive(path: Path) -> None:
+    """ValueError for a zip archive that `torch.save` did not write so, or that changed since: see `load_tensors`."""
+    with path.open("rb") as stream:
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last view of it
+        _check_directory(content)
+        with zipfile.ZipFile(stream) as archive:
+            records = sorted(archive.infolist(), key=lambda record: record.header_offset)
+        if any(record.filename.endswith("/constants.pkl") for record in records):
+            raise ValueError("it is a program of torchscript: save its state dict alone")
+        if not records or records[0].header_offset or len({record.filename for record in records}) < len(records):
+            raise ValueError("its list of records is damaged")
+        if len({record.filename.partition("/")[0] for record in records}) > 1:
+            raise ValueError("it is an archive of something else")
+        total = sum(record.file_size for record in records)
+        bar = tqdm(total=total, desc=f"checking {path.name}", unit="B", unit_scale=True, disable=total < LARGE)
+        view, end = memoryview(content), 0
+        with bar:
+            for record in records:
+                end = _check_record(record, view, end)
+                bar.update(record.file_size)
+
+
+def _check_directory(content: mmap.mmap) -> None:
+    """ValueError if the archive's directory is too large to be read."""
+    place = content.rfind(b"PK\x05\x06", max(0, len(content) - 2**16 - 22))
+    (count, size) = struct.unpack("<HI", content[place + 10 : place + 16])
+    if size == 2**32 - 1 or count == 2**16 - 1:
+        locator = content.rfind(b"PK\x06\x06", max(0, place - 2**16), place)
+        count, size = struct.unpack("<Q", content[locator + 32 : locator + 40])[0], size
+        size = struct.unpack("<Q", content[locator + 40 : locator + 48])[0]
+    if size > DIRECTORY_BYTES * 4 or count > RECORDS:
+        raise ValueError(f"it has {count:,} records, or {size:,} bytes that list them: too many")
+
+
+def _check_record(record: zipfile.ZipInfo, content: memoryview, end: int) -> int:
+    """Where the record ends; ValueError if it is not whole, or starts before `end`."""
+    name = record.filename
+    if record.compress_type or record.compress_size != record.file_size or record.flag_bits & 1:
+        raise ValueError(f"its record {name} is compressed or encrypted, which torch.save never does")
+    head = content[record.header_offset : record.header_offset + 30]
+    if record.header_offset < end or len(head) < 30 or head[:4] != b"PK\x03\x04":
+        raise ValueError(f"its record {name} is not where it should be, or in the place of another")
+    named, extra = struct.unpack("<HH", head[26:30])
+    begin = record.header_offset + 30
+    stored = bytes(content[begin : begin + named])
+    begin, finish = begin + named + extra, begin + named + extra + record.file_size
+    if stored != record.orig_filename.encode("utf-8" if record.flag_bits & 0x800 else "cp437"):
+        raise ValueError(f"its record {name} has another name in its own place")
+    if finish > len(content) or zlib.crc32(content[begin:finish]) != record.CRC:
+        raise ValueError(f"the checksum of its record {name} is wrong: some of it has changed")
+    if name.endswith(".pkl"):
+        if record.file_size > PICKLE_BYTES:
+            raise ValueError(
+                f"it describes its tensors in {record.file_size:,} bytes; at most {PICKLE_BYTES:,} are read"
+            )
+        check_pickle(io.BytesIO(content[begin:finish]))
+    return finish
+
+
+def _check_old(path: Path) -> None:
+    """The same of a file from before torch 1.6: five pickles, then the numbers."""
+    with path.open("rb") as stream:
+        for _ in range(5):
+            check_pickle(stream)
+
+
+class _Value:
+    """What an instruction of a pickle makes: how many values are in it, how deep, and what it is the name of."""
+
+    __slots__ = ("weight", "depth", "name")
+
+    def __init__(self, parts: Iterable[_Value] = (), name: str = "") -> None:
+        self.weight, self.depth, self.name = 1, 1, name
+        self.add(parts)
+
+    def add(self, parts: Iterable[_Value]) -> None:
+        for part in parts:
+            self.weight += part.weight
+            self.depth = max(self.depth, part.depth + 1)
+        if self.weight > VALUES or self.depth > DEPTH:
+            raise ValueError(f"its values are in each other more than {DEPTH} deep or {VALUES:,} times")
+
+
+def check_pickle(stream: IO[bytes]) -> None:
+    """ValueError for a pickle that calls what takes memory by a number, or puts values into each other without end.
+
+    Its instructions are gone through, not carried out. A few bytes can make a tuple of 2 ** 40 tuples, on which
+    Python's `hash` or `repr` never ends, or one so deep that they crash.
+    """
+    stack: list[_Value | None] = []  # None: a mark
+    memo: dict[int, _Value] = {}
+
+    def popped() -> list:
+        """All above the last mark, which goes too."""
+        place = len(stack) - 1 - stack[::-1].index(None)
+        parts = stack[place + 1 :]
+        del stack[place:]
+        return parts
+
+    for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+        name = operation.name
+        if count > INSTRUCTIONS:
+            raise ValueError(f"it describes its tensors in more than {INSTRUCTIONS:,} steps: too many")
+        if name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name in PLAIN:
+            stack.append(_Value())
+        elif name == "MARK":
+            stack.append(None)
+        elif name == "GLOBAL":
+            stack.append(_Value(name=argument.replace(" ", ".")))
+        elif name == "TUPLE":
+            stack.append(_Value(popped()))
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            stack[-int(name[-1]) :] = [_Value(stack[-int(name[-1]) :])]
+        elif name in ("APPENDS", "SETITEMS"):
+            parts = popped()
+            stack[-1].add(parts)
+        elif name in ("APPEND", "BUILD", "SETITEM"):
+            parts = [stack.pop() for _ in range(1 + (name == "SETITEM"))]
+            stack[-1].add(parts)
+        elif name in ("REDUCE", "NEWOBJ"):
+            given, called = stack.pop(), stack.pop().name
+            if called not in CALLED and (not called or COSTLY.fullmatch(called)):
+                raise ValueError(f"it calls {called or 'what it made itself'}, which no weights need")
+            stack.append(_Value([given]))
+        elif name == "BINPERSID":
+            stack[-1] = _Value()
+        elif name not in ("PROTO", "STOP"):
+            raise ValueError(f"it has the step {name}, which torch.save does not write")
+
+
+def check_tensors(content: Any, size: int) -> None:
+    """ValueError for tensors in `content`, however deep, that say they are more than a file of `size` bytes holds."""
+    import torch
+
+    waiting, seen, total = [content], set(), 0
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, str | int | float):
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            if value.layout != torch.strided or value.is_meta or value.is_quantized:
+                raise ValueError(f"it has a tensor of another kind than plain numbers ({value.layout}, {value.dtype})")
+            total += value.numel() * value.element_size()
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(f"its tensor of shape {tuple(value.shape)} has fewer numbers than that")
+            if total > 2 * size:  # twice: two layers may share their weights
+                raise ValueError(f"its tensors say that they are more than {readable_size(2 * size)}")
+        elif isinstance(value, Mapping):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+        waiting += getattr(value, "__dict__", {}).values() if not isinstance(value, torch.Tensor | type) else ()
