@@ -26,6 +26,10 @@ PLAN = Path(os.environ.get("BRAINVIS_PLAN", f".snakemake/plan-{os.getpid()}.json
 PRESET, DATASET = config.get("preset", "demo"), config.get("dataset", "phantom")
 
 
+if set("{}") & set(os.getcwd() + str(workflow.basedir)):  # Snakemake takes what is in them for wildcards
+    sys.exit("brainvis: Snakemake cannot work in a folder whose name has { or }; move or rename it")
+
+
 def number(value):  # snakemake hands over the numbers of a list as text
     return int(value) if str(value).isdigit() else value
 

@@ -61,12 +61,14 @@ class Study(Choice):
     # What goes in
 
     def data(self) -> EEGDataset:
-        """All subjects' trials."""
-        return load_dataset(self.dataset, configuration=self.configuration)
+        """All subjects' trials; DatasetError, before anything takes long, if nothing can be learned from them."""
+        return load_dataset(self.dataset, configuration=self.configuration).checked_for(self.protocol)
 
     def subject_data(self) -> EEGDataset:
-        """The trials of this study's subject."""
-        return self.data().of_subject(self.subject)
+        """The trials of this study's subject; DatasetError if nothing can be learned from them."""
+        data = self.data()
+        data.check_trainable(self.protocol, self.subject)
+        return data.of_subject(self.subject)
 
     def checkpoint(self, stage: str, name: str) -> Path:
         """Where the training `name` of `stage` keeps its checkpoint while it runs."""
