@@ -301,6 +301,7 @@ WEIGHTS = {
     "deep tuples": pickled(b"\x80\x02)" + b"\x85" * 10**6 + b"."),
     "many steps": pickled(b"\x80\x02" + b"N" * (3 * 10**6) + b"."),
     "deep lists": pickled(b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b"."), "no end": pickled(b"\x80\x02]" * 99),
+    "many marks": pickled(b"\x80\x02" + b"N" * 10**6 + b"(t" * (5 * 10**5) + b"."),
     "empty stack": pickled(b"\x80\x02tR."), "no mark": pickled(b"\x80\x02]e."), "no memo": pickled(b"\x80\x02h\x07."),
     "long pickle": pickled(b"\x80\x02X" + struct.pack("<I", 2**26) + bytes(2**26) + b"."),
     "long text": pickled(b"\x80\x02X\xff\xff\xff\xff."), "protocol 4": pickled(pickle.dumps({"a": 1}, 4)),
