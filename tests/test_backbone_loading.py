@@ -81,6 +81,7 @@ def without_merges(copy):
 def small_vocabulary(copy):
     as_two_files(copy)
     (copy / "tokenizer" / "vocab.json").write_text(json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}))
+    (copy / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
 
 
 def other_module(copy):
@@ -98,7 +99,7 @@ def pickled_clip(copy):
         (lambda copy: (copy / "tokenizer" / "tokenizer.json").unlink(), "neither tokenizer.json nor vocab.json with"),
         (without_merges, "neither tokenizer.json nor vocab.json with merges.txt"),
         (without_pairs, "lacks the pairs that make .*merges.txt is missing or cut short"),
-        (small_vocabulary, "the tokenizer has 2 tokens, its text encoder|cannot be read"),
+        (small_vocabulary, "the tokenizer has 2 tokens, its text encoder"),
         (other_module, "model_index.json takes scheduler from .*antigravity"),
         (lambda copy: (copy / "unet" / "config.json").write_text('{"a":' * 10**5), "unet/config.json is damaged"),
         (pickled_clip, "clip has no safetensors file"),

@@ -71,14 +71,14 @@ def plain_file(path: Path, most: int | None = None) -> int:
     return state.st_size
 
 
-def read_text(path: Path, most: int) -> str:
-    """A text file in UTF-8 of at most `most` bytes."""
+def read_text(path: Path, most: int, kind: str = "text") -> str:
+    """A text file of some kind, in UTF-8 and of at most `most` bytes."""
     plain_file(path, most)
     try:
         with path.open("rb") as stream:
             return stream.read(most).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        refuse(path, f"cannot be read as text: {reason(error)}. Repair or remove it.", error)
+        refuse(path, f"is damaged: it is not {kind} ({reason(error)}). Repair or remove it.", error)
 
 
 def read_json(path: Path, missing: dict | None = None) -> dict:
@@ -89,7 +89,7 @@ def read_json(path: Path, missing: dict | None = None) -> dict:
         BrainvisError: the file holds something else, a key twice, or a number that is none.
     """
     try:
-        text = read_text(path, JSON_BYTES)
+        text = read_text(path, JSON_BYTES, "JSON")
     except FileNotFoundError:
         if missing is None:
             raise
@@ -135,7 +135,7 @@ def read_yaml(path: Path) -> Any:
     Raises:
         BrainvisError: it is no YAML file, or one of these.
     """
-    text, depth = read_text(path, YAML_BYTES), 0
+    text, depth = read_text(path, YAML_BYTES, "plain YAML"), 0
     try:
         for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -99,6 +99,7 @@ def load_tensors(path: Path, old: bool = False, stand_in: type | None = None) ->
     except Exception as error:  # a damaged pickle fails in as many ways as there are objects
         asked = re.search(r"GLOBAL (\S+)", str(error))  # torch itself advises to run it
         said = f"it asks for GLOBAL {asked[1]}, which is code and no weights" if asked else reason(error)
+        said = "its description of the tensors is damaged" if isinstance(error, KeyError | IndexError) else said
         refuse(path, f"is no whole file of torch.save: {said}. Fetch it again.", error)
     return content
 
@@ -192,13 +193,14 @@ def check_pickle(stream: IO[bytes]) -> None:
     Its instructions are gone through, not carried out. A few bytes can make a tuple of 2 ** 40 tuples, on which
     Python's `hash` or `repr` never ends, or one so deep that they crash.
     """
-    stack: list[_Value | None] = []  # None: a mark
+    stack: list[_Value] = []
+    marks: list[int] = []  # places in it
     memo: dict[int, _Value] = {}
 
     def popped() -> list:
         """All above the last mark, which goes too."""
-        place = len(stack) - 1 - stack[::-1].index(None)
-        parts = stack[place + 1 :]
+        place = marks.pop()
+        parts = stack[place:]
         del stack[place:]
         return parts
 
@@ -213,7 +215,7 @@ def check_pickle(stream: IO[bytes]) -> None:
         elif name in PLAIN:
             stack.append(_Value())
         elif name == "MARK":
-            stack.append(None)
+            marks.append(len(stack))
         elif name == "GLOBAL":
             stack.append(_Value(name=argument.replace(" ", ".")))
         elif name == "TUPLE":

@@ -6,7 +6,6 @@ Captions are data: made once, before a study is run, into `captions.json` of the
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,8 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 
 from brainvis.data import DatasetError, load_dataset
 from brainvis.files import BrainvisError, data_folder, read_json, readable_size, resolve, weights_folder, write_json
+from brainvis.files.reading import open_picture
+from brainvis.files.tensors import check_safetensors
 from brainvis.generation import weights
 from brainvis.generation.checkpoints import safetensors_shapes
 from brainvis.generation.weights import CAPTIONER, CAPTIONERS, SMALL_CAPTIONER, find_captioner
@@ -181,9 +182,12 @@ def load_captioner(model: str = CAPTIONER, device: torch.device | str | None = N
     _check_memory(model, _size(folder), device)
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     try:
-        kind = json.loads((folder / "config.json").read_text())["model_type"]
+        kind = read_json(folder / "config.json")["model_type"]
         if kind not in KINDS:
             raise ValueError(f"it is of kind {kind!r}, which is none of {', '.join(KINDS)}")
+        for file in weights.weight_files(folder):
+            if file.suffix == ".safetensors":
+                check_safetensors(file)
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         network = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, local_files_only=True)
@@ -201,9 +205,8 @@ def _describe(describe: Captioner, images: Mapping[str, Path]) -> tuple[dict[str
     pictures, wrong = {}, {}
     for image, path in images.items():
         try:
-            with Image.open(path) as picture:
-                pictures[image] = picture.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises
+            pictures[image] = open_picture(path)
+        except (BrainvisError, OSError) as error:
             wrong[image] = f"{path} cannot be read: {error}"
     captions = dict(zip(pictures, describe(list(pictures.values())) if pictures else (), strict=True))
     wrong |= {image: "an empty caption" for image, caption in captions.items() if not caption}

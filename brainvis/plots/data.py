@@ -107,7 +107,7 @@ def share_figure(axis_values: Tensor, shares: dict[str, Tensor], xlabel: str, ti
     figure, axis = panels()
     for (name, share), colour in zip(shares.items(), PALETTE, strict=False):
         mean, best = 100 * share.mean(0), 100 * share.amax(0)
-        axis.plot(axis_values, mean, color=colour, label=name)
+        axis.plot(axis_values, mean, color=colour, label=style.words(name))
         axis.fill_between(axis_values, mean, best, color=colour, alpha=0.15, linewidth=0)
     axis.axhline(0, color="black", linewidth=0.6)
     axis.set(xlabel=xlabel, ylabel="variance explained (%)", title=title, xlim=(axis_values[0], axis_values[-1]))
