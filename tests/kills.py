@@ -76,13 +76,21 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
         return []
 
 
+def runs(member: psutil.Process, word: str) -> bool:
+    """Whether this is a living process of `python -m word`."""
+    try:
+        return word in member.cmdline()[:3]
+    except psutil.Error:  # gone, or a zombie
+        return False
+
+
 def kill(process: subprocess.Popen, kind: str, chance: random.Random) -> tuple[bool, list[str]]:
     """Kill in one of the ways of `KINDS`; gives whether there was something to kill, and who was left behind."""
     everyone = family(process)
     victims = {"run": "brainvis", "kernel": "ipykernel_launcher"}
     try:
         if kind in victims:
-            found = [member for member in everyone[1:] if victims[kind] in member.cmdline()[:3]]
+            found = [member for member in everyone[1:] if runs(member, victims[kind])]
             if not found:
                 return False, []
             chance.choice(found).kill()
@@ -194,7 +202,10 @@ def main() -> int:
             figures["identical"] += not differing
             figures["leftovers"] += left
             wrong += [f"study {figures['studies']} differs: {differing}"] if differing else []
-            print(f"study {figures['studies']} whole, {len(found)} products, {len(differing)} differ, left: {left}")
+            print(
+                f"study {figures['studies']} whole, {len(found)} products, {len(differing)} differ, left: {left}",
+                flush=True,
+            )
             report()
             shutil.rmtree(world.folder)
     report()
