@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -76,25 +77,35 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
         return []
 
 
+def words(member: psutil.Process) -> list[str]:
+    """The command of a living process; none of a dead one, or of a zombie."""
+    try:
+        return member.cmdline() if member.status() != psutil.STATUS_ZOMBIE else []
+    except psutil.Error:
+        return []
+
+
+def end(member: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        member.kill()
+
+
 def kill(process: subprocess.Popen, kind: str, chance: random.Random) -> tuple[bool, list[str]]:
     """Kill in one of the ways of `KINDS`; gives whether there was something to kill, and who was left behind."""
     everyone = family(process)
     victims = {"run": "brainvis", "kernel": "ipykernel_launcher"}
-    try:
-        if kind in victims:
-            found = [member for member in everyone[1:] if victims[kind] in member.cmdline()[:3]]
-            if not found:
-                return False, []
-            chance.choice(found).kill()
-        elif kind == "power":
-            for member in everyone:
-                member.kill()
-        elif kind in ("group", "interrupt"):
-            os.killpg(process.pid, signal.SIGKILL if kind == "group" else signal.SIGINT)
-        else:
-            process.send_signal(signal.SIGKILL if kind == "snakemake" else signal.SIGTERM)
-    except (psutil.NoSuchProcess, ProcessLookupError):
+    found = [member for member in everyone[1:] if victims.get(kind) in words(member)[:3]]
+    if process.poll() is not None or (kind in victims and not found):
         return False, []
+    if kind in victims:
+        end(chance.choice(found))
+    elif kind == "power":
+        for member in everyone:
+            end(member)
+    elif kind in ("group", "interrupt"):
+        os.killpg(process.pid, signal.SIGKILL if kind == "group" else signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGKILL if kind == "snakemake" else signal.SIGTERM)
     for _ in range(10):  # told to end, or after the loss of a job, it waits for its other jobs
         try:
             process.wait(timeout=60)
@@ -104,10 +115,10 @@ def kill(process: subprocess.Popen, kind: str, chance: random.Random) -> tuple[b
                 os.killpg(process.pid, signal.SIGINT)  # snakemake misses one now and then: a person presses again
     else:
         everyone += family(process)
-    left = psutil.wait_procs(everyone, timeout=PATIENCE)[1]
-    names = [" ".join(member.cmdline()[:4]) for member in left if member.is_running()]
+    left = [member for member in psutil.wait_procs(everyone, timeout=PATIENCE)[1] if words(member)]
+    names = [" ".join(words(member)[:4]) for member in left]
     for member in left:
-        member.kill()  # counted; it shall not disturb what follows
+        end(member)  # counted; it shall not disturb what follows
     return True, names
 
 
@@ -194,7 +205,10 @@ def main() -> int:
             figures["identical"] += not differing
             figures["leftovers"] += left
             wrong += [f"study {figures['studies']} differs: {differing}"] if differing else []
-            print(f"study {figures['studies']} whole, {len(found)} products, {len(differing)} differ, left: {left}")
+            print(
+                f"study {figures['studies']} whole, {len(found)} products, {len(differing)} differ, left: {left}",
+                flush=True,
+            )
             report()
             shutil.rmtree(world.folder)
     report()
