@@ -64,12 +64,13 @@ def published_files(folder: Path, settings: EEGCVPR40Settings) -> tuple[Path, Pa
 
 
 def data_contents(folder: Path, settings: EEGCVPR40Settings) -> dict[str, str]:
-    """Digests of everything that is read, by name; of pictures, one a folder. DatasetError if a file is missing."""
+    """Digests of everything that is read and of the choices, by name; of pictures, one a folder. DatasetError if a file
+    is missing."""
     optional = [folder / name for name in ("captions.json", "class_names.json") if (folder / name).is_file()]
     pictures = sorted(file for file in folder.glob("image/*/*") if file.is_file())
     files = [*published_files(folder, settings), *optional]
     found = file_digests([*files, *pictures], f"checksums of {folder.name}", watched=True)
-    contents = {file.name: found[file][:16] for file in files}
+    contents = {SETTINGS_NAME: digest(settings.model_dump()), **{file.name: found[file][:16] for file in files}}
     for place, inside in groupby(pictures, lambda file: file.parent.name):
         contents[f"image/{place}"] = digest([[file.name, found[file]] for file in inside])
     return contents
@@ -77,7 +78,7 @@ def data_contents(folder: Path, settings: EEGCVPR40Settings) -> dict[str, str]:
 
 def data_fingerprint(folder: Path, settings: EEGCVPR40Settings) -> str:
     """Stands for the choices and the content of the files; DatasetError if one is missing."""
-    return digest([settings.model_dump(), data_contents(folder, settings)])
+    return digest(data_contents(folder, settings))
 
 
 def load_eegcvpr40(folder: Path, configuration: Configuration, **options):  # -> EEGDataset

@@ -33,6 +33,7 @@ from brainvis.files.writing import (
     read_json,
     read_origin,
     remove_leftovers,
+    sealed_origin,
     write_aside,
     write_json,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "remove_leftovers",
     "resolve",
     "runs_folder",
+    "sealed_origin",
     "source_digest",
     "verified",
     "weights_folder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from brainvis.files.folders import BrainvisError, OriginalError, readable_size
 from brainvis.files.running import held
 
 HOST = re.sub(r"[^\w-]", "-", node()) or "host"
+ORIGIN = ("file", "sha256", "kind", "stands_in", "weights")  # what is said of the authors' weights
 HALF = re.compile(r"\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.[0-9a-f]+\.part$")  # the end of a half file's name
 DAY = 86_400.0  # seconds after which the writer of a half file on another machine counts as gone
 
@@ -122,6 +124,12 @@ def read_json(path: Path, missing: dict | None = None) -> dict:
     return content
 
 
+def sealed_origin(origin: dict[str, str]) -> dict[str, str]:
+    """`origin` with a checksum of what it says."""
+    said = json.dumps([origin[key] for key in ORIGIN])
+    return {**origin, "sealed": hashlib.sha256(said.encode()).hexdigest()}
+
+
 def read_origin(path: Path) -> dict[str, str]:
     """Where the authors' weights in `path` are from, as `brainvis.models.original` wrote it; empty without a file.
 
@@ -130,7 +138,11 @@ def read_origin(path: Path) -> dict[str, str]:
     """
     try:
         with safe_open(path, framework="np") as content:
-            return {key: content.metadata()[key] for key in ("file", "sha256", "kind", "stands_in", "weights")}
+            stored = content.metadata() or {}
+        origin = {key: stored[key] for key in ORIGIN}
+        if stored["sealed"] != sealed_origin(origin)["sealed"]:
+            raise KeyError("sealed")
+        return origin
     except FileNotFoundError:
         return {}
     except (SafetensorError, OSError, TypeError, KeyError) as error:

@@ -81,6 +81,8 @@ def check_text_embeddings(file: Path) -> TextEmbeddings:
             notes, embeddings = content.metadata(), content.get_tensor("embeddings")
             found = TextEmbeddings(tuple(json.loads(notes["texts"])), embeddings, notes["generator"])
             checksums = notes["checksums"]
+            if embeddings.dtype != torch.float16 or not all(isinstance(text, str) for text in found.texts):
+                raise ValueError("neither texts nor their embeddings")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{file} is damaged: it is no whole file of text embeddings.") from error
     verified(file, "text embeddings", lambda: _check(file, found, checksums))
@@ -113,7 +115,7 @@ def _check(file: Path, found: TextEmbeddings, checksums: str) -> None:
 def _checksums(embedded: TextEmbeddings) -> Iterator[str]:
     """One for each text and its embedding, so that neither can change alone."""
     for text, embedding in zip(embedded.texts, embedded.embeddings, strict=True):
-        whole = hashlib.sha256(text.encode())
+        whole = hashlib.sha256(text.encode(errors="surrogatepass"))
         whole.update(embedding.contiguous().numpy())
         yield whole.hexdigest()[:CHECKSUM]
 

@@ -275,15 +275,17 @@ def backbone_contents(name: str | Path) -> dict[str, str]:
     files.append(place / "model_index.json")  # others, a README say, are not the backbone
     found = file_digests(files, f"checksums of {place.name}")
     by_name = {file.relative_to(place).as_posix(): _published(file, found[file]) for file in files}
-    if place == PHANTOM and (wrong := _not_committed(by_name)):
-        raise BackboneError(f"{place / wrong} is not the committed one; restore it: git checkout -- {place.parent}")
+    if place == PHANTOM and (wrong := _not_committed(by_name)) is not None:  # "" for a line without a name
+        why = f"{place / wrong} is not the one that {PHANTOM.name}.sha256 lists"
+        raise BackboneError(f"{why}; restore what was committed: git checkout -- {place.parent}")
     return {name: sha256[:16] for name, sha256 in by_name.items()}
 
 
 def _not_committed(found: dict[str, str]) -> str | None:
     """The first file of the phantom's backbone that differs from the list of checksums beside it."""
-    lines = PHANTOM.with_suffix(".sha256").read_text(encoding="utf-8", errors="replace").splitlines()
-    pairs = (line.partition("  ")[::2] for line in lines)
+    listed = PHANTOM.with_suffix(".sha256")
+    text = listed.read_text(encoding="utf-8", errors="replace") if listed.is_file() else ""
+    pairs = (line.partition("  ")[::2] for line in text.splitlines())
     known = {name.removeprefix(f"{PHANTOM.name}/"): sha256 for sha256, name in pairs}
     return next((name for name in sorted({*found, *known}) if found.get(name) != known.get(name)), None)
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from brainvis.files import OriginalError, read_json, read_origin, write_aside
+from brainvis.files import OriginalError, read_json, read_origin, sealed_origin, write_aside
 from brainvis.generation.checkpoints import StandIn, read_checkpoint
 from brainvis.models.alignment import AlignedEncoder, AlignmentNetwork
 from brainvis.models.frequency import FrequencyEncoder
@@ -157,8 +157,8 @@ def write_original(path: Path, model: nn.Module, origin: dict[str, str]) -> None
     """Writes the weights of `model`, and whence they come: `file`, `sha256`, `kind`, `stands_in` ("" or for what)."""
     # clones: an LSTM saved on a GPU has all its weights in one piece of memory, which safetensors does not write
     weights = {name: value.cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    origin = {**origin, "weights": _digest(weights)}
-    write_aside(path, lambda aside: save_file(weights, aside, metadata=origin))
+    said = sealed_origin({**origin, "weights": _digest(weights)})
+    write_aside(path, lambda aside: save_file(weights, aside, metadata=said))
 
 
 def _digest(weights: dict[str, Tensor]) -> str:

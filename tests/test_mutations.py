@@ -1,0 +1,50 @@
+"""Every kind of file that brainvis reads, damaged a thousand times: nothing is silent, nothing is a traceback.
+
+The table for the docs: pytest -s tests/test_mutations.py
+"""
+
+import os
+from collections import Counter
+
+import pytest
+from helpers import mutated_data, mutated_runs, mutated_weights  # noqa: F401  (they fill the table of kinds)
+from helpers.mutations import KINDS, OUTCOMES, survey, table
+
+# Kinds that wait for changes in modules that others are working on: when these are in, the line has to go.
+WAITING = {
+    "published EEG (.pth, zip)": "read_published reads with files.tensors.load_tensors, which looks at checksums",
+    "the authors' files (.pkl, .pth)": "read_checkpoint reads with files.tensors.load_tensors",
+    "preset of one's own": "graph.Choice says which preset names a branch that is not there",
+    "recordings.yml": "RECORDINGS has contents, so that it can be said which file is another",
+    "a recording (.fif)": "RECORDINGS has contents, so that it can be said which file is another",
+    "captions of recordings": "the fingerprint of recordings covers their captions",
+    "pictures of recordings": "the fingerprint of recordings covers their pictures",
+}
+SURVEYS: dict[str, Counter] = {}
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path, monkeypatch):
+    """Folders of a kind's own, and no wait for the disk: no power is lost here."""
+    monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("BRAINVIS_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def params() -> list:
+    waits = {name: pytest.mark.xfail(reason=reason, strict=True) for name, reason in WAITING.items()}
+    return [pytest.param(name, marks=waits.get(name, ())) for name in KINDS]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", params())
+def test_damage_is_mended_or_said(name, tmp_path, monkeypatch):
+    found = survey(KINDS[name](tmp_path, monkeypatch))
+    SURVEYS[name] = found.counts
+    assert found.counts.total() == sum(found.counts[one] for one in OUTCOMES) >= 1000
+    assert not found.wrong, f"{len(found.wrong)} wrong, such as\n" + "\n".join(found.wrong[:20])
+
+
+def test_table_counts_every_mutation():
+    print("\n" + table(SURVEYS))
+    assert all(f"| {name} | {counts.total():,} |" in table(SURVEYS) for name, counts in SURVEYS.items())
