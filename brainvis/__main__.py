@@ -12,7 +12,7 @@ from pathlib import Path
 from brainvis.data import DATASETS
 from brainvis.evaluation.needs import as_text, can_start, check
 from brainvis.files import BrainvisError
-from brainvis.generation.weights import CAPTIONER, SMALL_CAPTIONER
+from brainvis.generation.captioners import CAPTIONER, SMALL_CAPTIONER
 from brainvis.graph import Choice
 
 

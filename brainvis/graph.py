@@ -25,7 +25,7 @@ from brainvis.files import (
     data_folder,
     digest,
     figures_folder,
-    read_origin,
+    original_weights,
     runs_folder,
     source_digest,
 )
@@ -109,12 +109,7 @@ class Choice:
             encoder_module(branch)  # refuses names that are not there
         try:
             self.generator.fingerprint()  # refuses a backbone that is not there
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            RuntimeError,
-        ) as error:  # no path at all
+        except (OSError, ValueError, TypeError, RuntimeError) as error:  # no path at all
             raise StudyError(f"backbone is {str(self.backbone)[:80]!r}, which is no path: {error}") from error
         if not safe_name(self.name):
             raise StudyError(f"backbone {self.backbone!r}: {UNSAFE}")
@@ -334,12 +329,6 @@ def encoder_module(branch: str) -> str:
     _check("a branch", branch, ENCODERS)
     entry = ENCODERS[branch]
     return entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
-
-
-def original_weights(folder: Path) -> dict[str, dict[str, str]]:
-    """The authors' weights that lie in the folder of a run, by the training that they replace, and their origin."""
-    files = sorted(folder.glob("*.original.safetensors"))
-    return {file.name.removesuffix(".original.safetensors"): read_origin(file) for file in files}
 
 
 def _notebook_code(notebook: str) -> tuple[str, tuple[str, ...]]:

@@ -19,7 +19,8 @@ from brainvis.data import eegcvpr40_files as eegcvpr40
 from brainvis.data import recordings_files as recordings
 from brainvis.files import ROOT, BrainvisError, data_folder, read_json, readable_path, readable_size, weights_folder
 from brainvis.generation import GENERATORS, weights
-from brainvis.generation.weights import CAPTIONER, STABLE_DIFFUSION
+from brainvis.generation.captioners import CAPTIONER, CAPTIONERS, find_captioner
+from brainvis.generation.weights import STABLE_DIFFUSION
 from brainvis.graph import load_extensions
 
 # How much the chosen run needs an item: "needed", it cannot start without; "useful", some of it is left out; "-".
@@ -146,8 +147,8 @@ def _eegcvpr40(folder: Path) -> Iterator[Item]:
     yield _file("EEGCVPR40: captions", captions, "0.2 MB", source, PICTURES, need, wrong)
     need = "useful" if wrong or not captions.is_file() else "-"  # only to make the captions
     source = f'the hub, fetched by that command, or by: hf download {CAPTIONER} --exclude "*.bin" --exclude "*.h5"'
-    size = readable_size(weights.CAPTIONERS[CAPTIONER])
-    yield Item(f"captioner: {CAPTIONER}", weights.find_captioner(CAPTIONER), size, HUB_CACHE, source, "before 05", need)
+    size = readable_size(CAPTIONERS[CAPTIONER])
+    yield Item(f"captioner: {CAPTIONER}", find_captioner(CAPTIONER), size, HUB_CACHE, source, "before 05", need)
 
 
 def _shown(folder: Path, stem: str) -> list[str]:

@@ -26,11 +26,12 @@ from brainvis.files.folders import (
     runs_folder,
     weights_folder,
 )
+from brainvis.files.reading import read_json
 from brainvis.files.writing import (
     WriteError,
     check_writable,
     locked,
-    read_json,
+    original_weights,
     read_origin,
     remove_leftovers,
     sealed_origin,
@@ -57,6 +58,7 @@ __all__ = [
     "read_all_again",
     "read_json",
     "read_only",
+    "original_weights",
     "read_origin",
     "read_sealed",
     "readable_path",

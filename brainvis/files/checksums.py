@@ -17,7 +17,8 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from brainvis.files.folders import BrainvisError, runs_folder
-from brainvis.files.writing import WriteError, read_json, write_json
+from brainvis.files.reading import read_json
+from brainvis.files.writing import WriteError, write_json
 
 MEMORY = ".checked.json"  # in the folder of all runs
 BLOCK = 2**20  # bytes read at a time

@@ -104,26 +104,6 @@ def write_json(path: Path, content: object, indent: int | None = 1) -> None:
     write_aside(path, lambda aside: aside.write_text(text + "\n", encoding="utf-8"))
 
 
-def read_json(path: Path, missing: dict | None = None) -> dict:
-    """A dictionary from a JSON file; `missing`, where that is given, if there is no file.
-
-    Raises:
-        FileNotFoundError: no file, and no `missing`.
-        BrainvisError: the file holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if missing is None:
-            raise
-        return missing
-    except ValueError as error:
-        raise BrainvisError(f"{path} is damaged: it is not JSON ({error}). Repair or remove it.") from error
-    if not isinstance(content, dict):
-        raise BrainvisError(f"{path} holds a {type(content).__name__}, not a dictionary. Repair or remove it.")
-    return content
-
-
 def sealed_origin(origin: dict[str, str]) -> dict[str, str]:
     """`origin` with a checksum of what it says."""
     said = json.dumps([origin[key] for key in ORIGIN])
@@ -147,6 +127,12 @@ def read_origin(path: Path) -> dict[str, str]:
         return {}
     except (SafetensorError, OSError, TypeError, KeyError) as error:
         raise OriginalError(f"{path} is damaged; write it again: python -m brainvis original FILE ...") from error
+
+
+def original_weights(folder: Path) -> dict[str, dict[str, str]]:
+    """The authors' weights that lie in the folder of a run, by the training that they replace, and their origin."""
+    files = sorted(folder.glob("*.original.safetensors"))
+    return {file.name.removesuffix(".original.safetensors"): read_origin(file) for file in files}
 
 
 @contextmanager

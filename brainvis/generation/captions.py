@@ -25,8 +25,15 @@ from brainvis.files import BrainvisError, data_folder, read_json, readable_size,
 from brainvis.files.reading import open_picture
 from brainvis.files.tensors import check_safetensors
 from brainvis.generation import weights
+from brainvis.generation.captioners import (
+    CAPTIONER,
+    CAPTIONERS,
+    HUB_NAME,
+    SMALL_CAPTIONER,
+    find_captioner,
+    weight_files,
+)
 from brainvis.generation.checkpoints import safetensors_shapes
-from brainvis.generation.weights import CAPTIONER, CAPTIONERS, SMALL_CAPTIONER, find_captioner
 from brainvis.training import choose_device
 
 GIVEN = "given"  # source of captions that were there before
@@ -185,7 +192,7 @@ def load_captioner(model: str = CAPTIONER, device: torch.device | str | None = N
         kind = read_json(folder / "config.json")["model_type"]
         if kind not in KINDS:
             raise ValueError(f"it is of kind {kind!r}, which is none of {', '.join(KINDS)}")
-        for file in weights.weight_files(folder):
+        for file in weight_files(folder):
             if file.suffix == ".safetensors":
                 check_safetensors(file)
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
@@ -214,7 +221,7 @@ def _describe(describe: Captioner, images: Mapping[str, Path]) -> tuple[dict[str
 
 
 def _fetch(model: str) -> Path:
-    if not weights.HUB_NAME.fullmatch(model) or resolve(model).is_dir():
+    if not HUB_NAME.fullmatch(model) or resolve(model).is_dir():
         neither = "is neither a folder with config.json and whole weights nor a name on the Hugging Face hub, such as"
         raise CaptionError(f"Captioner {model!r} {neither} {' or '.join(CAPTIONERS)}.")
     why = "not all of its files are there"
@@ -224,7 +231,7 @@ def _fetch(model: str) -> Path:
         except Exception as error:  # no network, no such model, no room: the library has many classes for these
             why = weights.reason(error)
             break
-        if weights.weight_files(folder):
+        if weight_files(folder):
             return folder
     size = f", {readable_size(CAPTIONERS[model])}" if model in CAPTIONERS else ""
     without = ' --exclude "*.bin" --exclude "*.h5"' if model in CAPTIONERS else ""  # the same weights once more
@@ -236,7 +243,7 @@ def _fetch(model: str) -> Path:
 
 def _size(folder: Path) -> int:
     """Bytes of a model in single precision."""
-    files = weights.weight_files(folder)
+    files = weight_files(folder)
     try:
         return sum(4 * math.prod(shape) for file in files for shape in safetensors_shapes(file).values())
     except ValueError:  # of the other format, or damaged: loading will say so

@@ -5,13 +5,10 @@ All is looked for in `data/weights` under its published name, then in the cache 
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -321,36 +318,3 @@ def _problem(place: Path) -> str | None:
     except ValueError as error:
         wrong = str(error)
     return f"{place} {wrong}" if wrong else None
-
-
-# Image-to-text models
-
-# Bytes to fetch, in single precision: a CPU needs as much memory, a GPU, in half precision, half of it.
-CAPTIONERS = {
-    "Salesforce/blip2-opt-2.7b": 15_500_000_000,  # 3.7 billion parameters; the authors' choice
-    "Salesforce/blip-image-captioning-large": 1_880_000_000,
-}
-CAPTIONER, SMALL_CAPTIONER = CAPTIONERS
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-def find_captioner(model: str) -> Path | None:
-    """Folder of an image-to-text model that is on this machine, whole; None if it would have to be fetched.
-
-    Looked for as a path, then under its last name in `data/weights`, then in the hub's own cache.
-    """
-    configuration = cached(model, "config.json") if HUB_NAME.fullmatch(model) else None
-    folders = (resolve(model), weights_folder() / Path(model).name, configuration and configuration.parent)
-    return first(folders, lambda folder: (folder / "config.json").is_file() and weight_files(folder))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a transformers model's weights; none if one of them is missing."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        files = {folder / name}
-        with suppress(FileNotFoundError, ValueError, KeyError):
-            parts = json.loads((folder / f"{name}.index.json").read_text())["weight_map"].values()
-            files = {folder / part for part in parts}
-        if all(file.is_file() for file in files):
-            return sorted(files)
-    return []

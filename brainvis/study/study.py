@@ -24,6 +24,7 @@ from brainvis.files import (
     UnsealedError,
     data_folder,
     file_digests,
+    original_weights,
     remove_leftovers,
     runs_folder,
     write_aside,
@@ -35,7 +36,6 @@ from brainvis.graph import (
     Choice,
     StudyError,
     mark,
-    original_weights,
     stage_named,
     stage_of_branch,
 )
