@@ -2,7 +2,10 @@
 
 import io
 import json
+import subprocess
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +19,8 @@ from brainvis.evaluation.reported import reported_table
 from brainvis.files import read_sealed, write_sealed
 from brainvis.generation import GENERATORS
 from brainvis.plots.summary import ablation_figure, classification_figure, framework_figure
-from brainvis.study import Study
+from brainvis.study import Product, Study, made_with
+from brainvis.study.product import other_versions
 
 
 @pytest.fixture(autouse=True)
@@ -324,3 +328,37 @@ def test_ablations_that_leave_nothing_of_a_preset_are_not_missing(tmp_path):
     (tmp_path / "alone.yml").write_text("start: smoke\ngeneration: {semantic: false}")
     missing = tables.missing_runs(Study(preset=str(tmp_path / "alone.yml")))
     assert "no_refinement" not in set(missing["ablation"]) and "no_time" in set(missing["ablation"])
+
+
+def test_a_modified_work_tree_and_packages_that_are_not_pinned_are_said():
+    results = {"study": {"protocol": "clean"}, "made_with": {"modified": ["brainvis/graph.py"]}}
+    other = {"study": {"protocol": "clean"}, "made_with": {"not_pinned": {"torch": "2.14.0, tested with 2.15.0"}}}
+    said = caveats([Product(Path(), results), Product(Path(), other)])
+    assert said == ["made from a modified work tree", "not the pinned versions: torch 2.14.0, tested with 2.15.0"]
+
+
+def test_what_a_run_was_made_with_says_if_the_work_tree_was_modified(tmp_path, monkeypatch):
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x", "-C", str(tmp_path)]
+    (tmp_path / "brainvis").mkdir()
+    code = tmp_path / "brainvis" / "graph.py"
+    code.write_text("1")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr("brainvis.study.product.ROOT", tmp_path)
+    assert made_with()["modified"] == [] and len(made_with()["commit"]) == 40
+    code.write_text("2")
+    assert made_with()["modified"] == ["brainvis/graph.py"]
+
+
+def test_packages_of_other_versions_are_found(monkeypatch):
+    pins = ["torch==2.15.0", "einops==0.8.2", "nothere==1.0", 'pytest==1.0; extra == "test"']
+    monkeypatch.setattr("brainvis.study.product.requires", lambda name: pins)
+    known = {"torch": "2.15.0+cu132", "einops": "0.7.0"}
+
+    def version(name):
+        if name not in known:
+            raise PackageNotFoundError(name)
+        return known[name]
+
+    monkeypatch.setattr("brainvis.study.product.version", version)
+    assert other_versions() == {"einops": "0.7.0, tested with 0.8.2", "nothere": "missing, tested with 1.0"}

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import shutil
-import zipfile
 from operator import index
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from brainvis.data.dataset import SPLITS, EEGDataset
 from brainvis.data.eegcvpr40_files import EEG_FILES, EEGCVPR40Settings, data_fingerprint, published_files
 from brainvis.data.source import DatasetError
 from brainvis.files import (
+    BrainvisError,
     DamagedError,
     beside_runs,
     digest,
@@ -38,6 +38,7 @@ from brainvis.files import (
     verified,
     write_aside,
 )
+from brainvis.files.tensors import load_tensors
 
 SAMPLING_RATE = 1000.0  # hertz
 FORMAT = 3  # raised when the same source and choices would give another array file
@@ -216,12 +217,9 @@ def read_published(file: Path, **kinds: type) -> list:
     """The entries of these names and kinds in a file of `torch.save`, without running any code that may be in it;
     DatasetError if the file cannot be read, or has not all of them."""
     try:
-        # Files older than torch 1.6 are not zip archives and cannot be memory-mapped.
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception as error:  # a damaged pickle fails in as many ways as there are objects
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        wrong = f"it is cut short, or it is no file of EEGCVPR40 ({reason})"
-        raise DatasetError(f"{file} cannot be read: {wrong}. Fetch it again.") from error
+        content = load_tensors(file, old=True)
+    except (BrainvisError, OSError) as error:
+        raise DatasetError(f"{file} cannot be read: {str(error).removeprefix(f'{file} ')}") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{file} holds a {type(content).__name__}, not a dict: it is no file of EEGCVPR40.")
     for key, kind in kinds.items():

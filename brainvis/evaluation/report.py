@@ -273,13 +273,21 @@ class Publication:
 
 
 def caveats(made_from: Sequence[Product]) -> list[str]:
-    """What has to be said of results on their face: test trials, others' weights, accepted runs, other packages."""
+    """What has to be said of results on their face: test trials, others' weights, accepted runs, code that was not
+    committed, packages of other versions than the pinned ones or than those here."""
     results = [product.results for product in made_from]
     said = []
     if any(result["study"]["protocol"] == "paper" for result in results):
         said.append("paper protocol: epochs chosen on TEST trials")
     if any(result.get("original") for result in results):
         said.append("original weights of the paper's authors, not trained here")
+    made_with = [result.get("made_with", {}) for result in results]
+    if any(made.get("modified") for made in made_with):
+        said.append("made from a modified work tree")
+    others = dict.fromkeys(
+        f"{name} {found}" for made in made_with for name, found in made.get("not_pinned", {}).items()
+    )
+    said += [f"not the pinned versions: {', '.join(others)}"] if others else []
     reasons = dict.fromkeys(entry["reason"] for result in results for entry in result.get("accepted") or ())
     said += [f"accepted by hand: {reason}" for reason in reasons]
     differing = []

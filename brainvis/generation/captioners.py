@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import suppress
 from pathlib import Path
 
-from brainvis.files import resolve, weights_folder
+from brainvis.files import BrainvisError, read_json, resolve, weights_folder
 from brainvis.generation.weights import cached, first
 
 # Bytes to fetch, in single precision: a CPU needs as much memory, a GPU, in half precision, half of it.
@@ -33,8 +32,8 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that hold a transformers model's weights; none if one of them is missing."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         files = {folder / name}
-        with suppress(FileNotFoundError, ValueError, KeyError):
-            parts = json.loads((folder / f"{name}.index.json").read_text())["weight_map"].values()
+        with suppress(FileNotFoundError, BrainvisError, KeyError, AttributeError):
+            parts = read_json(folder / f"{name}.index.json")["weight_map"].values()
             files = {folder / part for part in parts}
         if all(file.is_file() for file in files):
             return sorted(files)

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from brainvis.files import file_digest, read_json, write_aside, write_json
+from brainvis.files.tensors import load_safetensors
 from brainvis.phantom.stimuli import BACKGROUNDS, CLASS_NAMES, POSITIONS, SIZES
 
 HEADS = {"class": len(CLASS_NAMES), "position": len(POSITIONS), "size": len(SIZES), "background": len(BACKGROUNDS)}
@@ -55,7 +56,7 @@ def load_judge(folder: str | Path) -> PhantomJudge:
     """The trained judge in `folder`, in single precision and evaluation mode."""
     weights = Path(folder) / "model.safetensors"
     judge = PhantomJudge(**read_json(Path(folder) / "config.json"))
-    judge.load_state_dict(load_file(weights))
+    judge.load_state_dict(load_safetensors(weights))
     judge.fingerprint = file_digest(weights)
     return judge.float().eval().requires_grad_(False)
 

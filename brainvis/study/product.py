@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from brainvis.files import ROOT, BrainvisError, DamagedError, file_digests, read_sealed
+from brainvis.files.tensors import load_safetensors
 from brainvis.graph import mark
 
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "torchmetrics", "open_clip_torch", "mne", "papermill")
@@ -35,13 +36,13 @@ class Product:
 
     def load_weights(self, name: str, module: nn.Module) -> nn.Module:
         """`module` with the saved weights `name`."""
-        module.load_state_dict(load_file(self.folder / f"{name}.safetensors"))
+        module.load_state_dict(load_safetensors(self.folder / f"{name}.safetensors"))
         return module
 
     @cached_property
     def arrays(self) -> dict[str, Tensor]:
         """The saved arrays by name."""
-        return load_file(self.folder / "arrays.safetensors")
+        return load_safetensors(self.folder / "arrays.safetensors")
 
 
 def read_product(folder: Path) -> Product:
@@ -89,6 +90,15 @@ def made_with() -> dict:
 
 def other_versions() -> dict[str, str]:
     """Packages of another version than the study was tested with: name -> "2.14.0, tested with 2.15.0"."""
-    pins = [pin.partition(";")[0].strip().split("==") for pin in requires("brainvis") or () if "extra" not in pin]
-    here = {name: (version(name).partition("+")[0], pin) for name, pin in pins}
+    pins = [pin.partition(";")[0].strip() for pin in _installed("brainvis", requires) or () if "extra ==" not in pin]
+    found = {name: (_installed(name, version), pin) for name, _, pin in (pin.partition("==") for pin in pins)}
+    here = {name: (str(found or "missing").partition("+")[0], pin) for name, (found, pin) in found.items()}
     return {name: f"{found}, tested with {pin}" for name, (found, pin) in here.items() if found != pin}
+
+
+def _installed(name: str, what: Callable) -> object:
+    """Metadata of a package; None if it is not installed, as where the repository is only on PYTHONPATH."""
+    try:
+        return what(name)
+    except PackageNotFoundError:
+        return None

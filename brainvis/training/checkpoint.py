@@ -7,7 +7,6 @@ import json
 import os
 import time
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from brainvis.configuration import Training
 from brainvis.files import WriteError, check_writable, write_aside
+from brainvis.files.tensors import load_tensors
 
 SECONDS_BETWEEN = 20.0  # at least, from one checkpoint to the next
 WRITING_SHARE = 0.05  # at most, of the training's time: the `paper` alignment network makes files of 4 GB
@@ -54,10 +54,7 @@ class Checkpoint:
         check_writable(self.path.parent, 8 * sum(weight.nbytes for weight in model.state_dict().values()))
         for file in filter(Path.exists, (self.path, self.before)):
             try:
-                with zipfile.ZipFile(file) as archive:  # torch reads no checksums
-                    if broken := archive.testzip():
-                        raise ValueError(f"{broken} in it is damaged")
-                content = torch.load(file, map_location="cpu", weights_only=True)
+                content = load_tensors(file)  # which reads the checksums, as torch does not
                 if content["identity"] != self.identity:
                     raise ValueError("it belongs to a training with other settings, starting weights or trials")
                 progress = Progress(**content["progress"])
