@@ -3,12 +3,13 @@
 The table for the docs: pytest -s tests/test_mutations.py
 """
 
+import json
 import os
 from collections import Counter
 
 import pytest
 from helpers import mutated_data, mutated_runs, mutated_weights  # noqa: F401  (they fill the table of kinds)
-from helpers.mutations import KINDS, OUTCOMES, survey, table
+from helpers.mutations import KINDS, OUTCOMES, Kind, survey, table
 
 # Kinds that wait for changes in modules that others are working on: when these are in, the line has to go.
 WAITING = {
@@ -43,6 +44,15 @@ def test_damage_is_mended_or_said(name, tmp_path, monkeypatch):
     SURVEYS[name] = found.counts
     assert found.counts.total() == sum(found.counts[one] for one in OUTCOMES) >= 1000
     assert not found.wrong, f"{len(found.wrong)} wrong, such as\n" + "\n".join(found.wrong[:20])
+
+
+def test_silence_and_tracebacks_would_be_seen(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"words": ["red star", "blue ring"], "numbers": [1.5, 2.5]}))
+    found = survey(Kind("a file without a checksum", tmp_path, [file], lambda: json.loads(file.read_text())))
+    assert found.counts["silent"] > 100 and found.counts["raw"] > 100 and found.counts["clear"] == 0
+    assert len(found.wrong) == found.counts["silent"] + found.counts["raw"]
+    assert json.loads(file.read_text())["numbers"] == [1.5, 2.5]
 
 
 def test_table_counts_every_mutation():

@@ -156,7 +156,7 @@ def open_trials(folder: Path, settings: EEGCVPR40Settings) -> Trials:
     place = beside_runs("data") / folder.name if read_only(folder) else folder
     target = place / f"{source.stem}.samples{start}-{end}.lengths{least}-{greatest}.safetensors"
     made_from = digest([FORMAT, file_digest(source), settings.band, settings.window, settings.lengths])
-    if (trials := _mapped(target, made_from)) is not None:
+    if (trials := _mapped(target, made_from, told=True)) is not None:
         return trials
     try:
         with locked(target):
@@ -169,8 +169,9 @@ def open_trials(folder: Path, settings: EEGCVPR40Settings) -> Trials:
     return trials
 
 
-def _mapped(file: Path, made_from: str) -> Trials | None:
-    """The content of an array file, None if there is none that is whole, unchanged and made from this."""
+def _mapped(file: Path, made_from: str, told: bool = False) -> Trials | None:
+    """The content of an array file, None if there is none that is whole, unchanged and made from this; it is said if
+    it is damaged, unless it was or will be `told`."""
     try:
         with safe_open(file, "pt") as stored:
             metadata = stored.metadata() or {}
@@ -179,7 +180,8 @@ def _mapped(file: Path, made_from: str) -> Trials | None:
             trials = stored.get_tensor("trials")
         verified(file, "trials", lambda: _check(file, trials, metadata))
     except DamagedError as error:
-        tqdm.write(f"{error} It is converted anew.")
+        if not told:
+            tqdm.write(f"{error} It is converted anew.")
         return None
     except (FileNotFoundError, SafetensorError, KeyError):
         return None

@@ -273,8 +273,8 @@ def backbone_contents(name: str | Path) -> dict[str, str]:
     found = file_digests(files, f"checksums of {place.name}")
     by_name = {file.relative_to(place).as_posix(): _published(file, found[file]) for file in files}
     if place == PHANTOM and (wrong := _not_committed(by_name)) is not None:  # "" for a line without a name
-        why = f"{place / wrong} is not the one that {PHANTOM.name}.sha256 lists"
-        raise BackboneError(f"{why}; restore what was committed: git checkout -- {place.parent}")
+        mend = f"restore both: git checkout -- {place.parent}"
+        raise BackboneError(f"{place / wrong} is not what {PHANTOM.name}.sha256 lists; {mend}")
     return {name: sha256[:16] for name, sha256 in by_name.items()}
 
 
