@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-from helpers.pipelines import stock
+from helpers.pipelines import stock, unchecked
 from helpers.tiny_backbone import RESOLUTION, TOKENS, WIDTH, random_pipeline, shrunken_configuration
 
 from brainvis.configuration import PRESETS, Generation
@@ -175,7 +175,7 @@ def test_trial_numbers_have_to_fit(backbone, embeddings):
 )
 def test_settings_that_cannot_work_are_refused(backbone, embeddings, unet_batches, changes, message):
     with pytest.raises(ValueError, match=message):
-        semantic_stage(backbone, embeddings, replace(CONFIG, **changes), 0)
+        semantic_stage(backbone, embeddings, unchecked(CONFIG, **changes), 0)
     assert not unet_batches
 
 
@@ -255,7 +255,7 @@ def test_refinement_refuses_what_does_not_fit(backbone, semantic):
             refinement_stage(backbone, semantic, ["red star", missing, "red star"], CONFIG, 0, trials=[7, 8, 9])
     for strength in (0.1, 1.2, float("nan")):
         with pytest.raises(ValueError, match=f"strength {strength} of 6 steps"):
-            refinement_stage(backbone, semantic, NAMES, replace(CONFIG, strength=strength), seed=0)
+            refinement_stage(backbone, semantic, NAMES, unchecked(CONFIG, strength=strength), seed=0)
 
 
 # Types of numbers

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.pipelines import unchecked
 from PIL import Image
 
 from brainvis.configuration import Generation
@@ -255,10 +256,10 @@ def test_settings_that_cannot_work_are_refused_before_other_pictures_are_removed
     made.clear()
     for steps in (0, 1000):
         with pytest.raises(ValueError, match=f"{steps} steps; there have to be 1 to 999"):
-            wrong = replace(CONFIG, semantic_steps=steps)
+            wrong = unchecked(CONFIG, semantic_steps=steps)
             semantic_stage(backbone, embeddings, wrong, 0, TRIALS, folder=whole.parent)
     with pytest.raises(ValueError, match="strength 0.1 of 3 steps leaves none"):
-        wrong = replace(CONFIG, strength=0.1)
+        wrong = unchecked(CONFIG, strength=0.1)
         refinement_stage(backbone, semantic, NAMES, wrong, 0, TRIALS, folder=whole.parent)
     assert (contents(whole), contents(whole.parent / "refinement")) == before and not made
     refinement_stage(backbone, None, NAMES, wrong, 0, TRIALS, folder=whole.parent)  # from names alone it has no say

@@ -1,5 +1,7 @@
 """What tests of Stable Diffusion compare pipelines by."""
 
+from copy import copy
+
 import torch
 
 from brainvis.generation.sampler import PLMS
@@ -33,3 +35,11 @@ def stock(kind, backbone):
     pipeline = kind(**{**backbone.pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def unchecked(config, **changes):
+    """A configuration with values that it would refuse: what reads them has checks of its own."""
+    other = copy(config)
+    for name, value in changes.items():
+        object.__setattr__(other, name, value)  # it is frozen
+    return other
