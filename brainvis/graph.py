@@ -105,8 +105,10 @@ class Choice:
         _check("protocol", self.protocol, PROTOCOLS)
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:  # NumPy's seeds end there
             raise StudyError(f"seed is {self.seed!r}; it has to be a whole number from 0 on, below {2**32}")
-        for branch in self.configuration.fusion.branches:
-            encoder_module(branch)  # refuses names that are not there
+        try:
+            list(map(encoder_module, self.configuration.fusion.branches))  # refuses names that are not there
+        except StudyError as error:
+            raise StudyError(f"preset {self.preset}: {error}") from error
         try:
             self.generator.fingerprint()  # refuses a backbone that is not there
         except (OSError, ValueError, TypeError, RuntimeError) as error:  # no path at all

@@ -11,16 +11,6 @@ import pytest
 from helpers import mutated_data, mutated_runs, mutated_weights  # noqa: F401  (they fill the table of kinds)
 from helpers.mutations import KINDS, OUTCOMES, Kind, survey, table
 
-# Kinds that wait for changes in modules that others are working on: when these are in, the line has to go.
-WAITING = {
-    "published EEG (.pth, zip)": "read_published reads with files.tensors.load_tensors, which looks at checksums",
-    "the authors' files (.pkl, .pth)": "read_checkpoint reads with files.tensors.load_tensors",
-    "preset of one's own": "graph.Choice says which preset names a branch that is not there",
-    "recordings.yml": "RECORDINGS has contents, so that it can be said which file is another",
-    "a recording (.fif)": "RECORDINGS has contents, so that it can be said which file is another",
-    "captions of recordings": "the fingerprint of recordings covers their captions",
-    "pictures of recordings": "the fingerprint of recordings covers their pictures",
-}
 SURVEYS: dict[str, Counter] = {}
 
 
@@ -32,13 +22,8 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def params() -> list:
-    waits = {name: pytest.mark.xfail(reason=reason, strict=True) for name, reason in WAITING.items()}
-    return [pytest.param(name, marks=waits.get(name, ())) for name in KINDS]
-
-
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", params())
+@pytest.mark.parametrize("name", KINDS)
 def test_damage_is_mended_or_said(name, tmp_path, monkeypatch):
     found = survey(KINDS[name](tmp_path, monkeypatch))
     SURVEYS[name] = found.counts

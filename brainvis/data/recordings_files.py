@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, fi
 
 from brainvis.configuration import Configuration
 from brainvis.data.source import DatasetError, FileSettings, Source, read_yaml
-from brainvis.files import digest, file_digest
+from brainvis.files import digest, file_digests
 
 SETTINGS_NAME = "recordings.yml"
 SUFFIXES = (".fif", ".fif.gz", ".vhdr", ".edf", ".bdf", ".gdf", ".set")
@@ -148,13 +148,28 @@ def _natural(file: Path) -> list:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(file)) if part]
 
 
+def recordings_contents(
+    folder: Path, configuration: Configuration, settings: Path | str | None = None
+) -> dict[str, str]:
+    """Digests of the settings, of all files beside the recordings, and of captions and pictures, by name."""
+    values, named = read_settings(folder, settings), {}
+    for place in {recording.file.parent for recording in find_recordings(folder)}:
+        files = (file for file in place.iterdir() if file.is_file() and file.name[0] != ".")
+        named |= {file.relative_to(folder).as_posix(): file for file in files}
+    if values.images:
+        pictures = (file for file in values.images.folder.glob("*/*") if file.is_file())
+        named |= {f"{file.parent.name}/{file.name}": file for file in pictures}
+        named |= {file.name: file for file in [values.images.captions] if file}
+    named[SETTINGS_NAME] = Path(settings or folder / SETTINGS_NAME)
+    found = file_digests(named.values(), "checksums of recordings", watched=True)
+    return {name: found[file][:16] for name, file in sorted(named.items())}
+
+
 def recordings_fingerprint(folder: Path, configuration: Configuration, settings: Path | str | None = None) -> str:
-    """Stands for the settings and all files beside the recordings; a copy of them has the same."""
-    values = read_settings(folder, settings)
-    places = {recording.file.parent for recording in find_recordings(folder)}
-    files = sorted(file for place in places for file in place.iterdir() if file.is_file() and file.name[0] != ".")
-    digests = [(file.relative_to(folder).as_posix(), file_digest(file)) for file in files]
-    return digest([values.model_dump_json(), digests])  # as text: the order of classes counts
+    """Stands for what the settings say and for all that is read; a copy of it has the same."""
+    contents = recordings_contents(folder, configuration, settings)
+    del contents[SETTINGS_NAME]  # what it says counts, not how it is written
+    return digest([read_settings(folder, settings).model_dump_json(), contents])  # as text: the order of classes counts
 
 
 def recordings_have_images(folder: Path, configuration: Configuration, settings: Path | str | None = None) -> bool:
@@ -178,4 +193,5 @@ RECORDINGS = Source(
     fingerprint=recordings_fingerprint,
     subjects=lambda folder, *_, **__: tuple(sorted({recording.subject for recording in find_recordings(folder)})),
     has_images=recordings_have_images,
+    contents=recordings_contents,
 )
