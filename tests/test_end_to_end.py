@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -106,3 +107,14 @@ def test_figures_are_made(world):
     assert (folder / "results.md").exists()
     pictures = list(folder.glob("*.png"))
     assert pictures and all(picture.with_suffix(".pdf").exists() for picture in pictures)
+
+
+def test_a_damaged_run_is_named_and_made_again(world):  # the last of these tests: the run stays damaged
+    (file,) = world.runs.glob("phantom_smoke/sub-02/full/alignment/arrays.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    said = world.run(sys.executable, "-m", "brainvis", "check", "--deep")
+    assert said.returncode == 1 and "sub-02/full/alignment/arrays.safetensors is damaged" in said.stdout
+    assert "papermill notebooks/05_alignment.ipynb" in said.stdout
+    assert world.planned() == {"05_alignment": 1, "06_generation": 1, "07_ablations": 1, "08_figures": 1}
