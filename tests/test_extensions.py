@@ -8,7 +8,7 @@ from helpers.world import ROOT, World
 PRESET = """
 start: smoke
 fusion: {branches: [time, loudness]}
-generation: {semantic_steps: 1, refinement_steps: 1}
+generation: {semantic_steps: 1, refinement_steps: 2}
 """
 
 
