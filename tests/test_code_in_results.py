@@ -45,8 +45,8 @@ CHANGES = {
     ),
     "a mask ratio": (
         "brainvis/configuration.py",
-        r"mask_ratio: float = 0\.75",
-        "mask_ratio: float = 0.5",
+        r"mask_ratio: (.*) = 0\.75",
+        r"mask_ratio: \1 = 0.5",
         {"02_lmm_pretraining": 1, **BUILT_ON_TIME, **AFTER},
     ),
     "a split": (
@@ -115,7 +115,7 @@ def test_somebody_who_knows_better_accepts_what_was_made_and_it_is_recorded(own)
 
 
 def test_another_choice_cannot_be_accepted(own):
-    edit(own, "brainvis/configuration.py", r"mask_ratio: float = 0\.75", "mask_ratio: float = 0.5")
+    edit(own, "brainvis/configuration.py", r"mask_ratio: (.*) = 0\.75", r"mask_ratio: \1 = 0.5")
     answer = own.run("python", "-m", "brainvis", "accept", "--preset", "smoke", "--reason", "it is the same")
     assert answer.returncode == 0 and "lmm_pretraining: NOT accepted" in answer.stdout
     assert "accepted" not in own.results("sub-all", "full", "lmm_pretraining")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.pipelines import unchecked
 from scipy import stats
 
 from brainvis.configuration import Configuration, Phantom
@@ -336,7 +337,7 @@ def test_identity_knows_the_code_and_is_light(tmp_path):
 )
 def test_impossible_sizes(change, tmp_path):
     with pytest.raises(DatasetError, match=next(iter(change))):
-        load_dataset("phantom", tmp_path, Configuration(phantom=replace(SMALL, **change)))
+        load_dataset("phantom", tmp_path, Configuration(phantom=unchecked(SMALL, **change)))
     assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")]
 
 

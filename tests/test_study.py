@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from brainvis.configuration import ABLATIONS, PRESETS, configure
-from brainvis.files import BrainvisError, OriginalError, read_sealed, write_sealed
+from brainvis.files import BrainvisError, OriginalError, read_sealed, sealed_origin, write_sealed
 from brainvis.graph import STAGES, plan
 from brainvis.study import Study, StudyError
 
@@ -248,7 +248,7 @@ def put_original_weights(study, sha256: str) -> dict:
     origin = {"file": "timefreqmodel.pkl", "sha256": sha256, "kind": "fused", "stands_in": "", "weights": "0" * 64}
     file = study.folder("fusion") / "fused.original.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"weight": torch.zeros(1)}, file, metadata=origin)
+    save_file({"weight": torch.zeros(1)}, file, metadata=sealed_origin(origin))
     return file
 
 
