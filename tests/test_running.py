@@ -177,6 +177,12 @@ def test_a_run_that_another_study_has_made_meanwhile_is_not_repeated(notebook):
     assert len((notebook.parent / "count").read_text().split()) == 2
 
 
+def test_it_does_not_start_for_a_snakemake_that_died_meanwhile(notebook):
+    answer = run(notebook, BRAINVIS_PLAN="plan.json")
+    assert answer.returncode != 0 and "snakemake has died" in answer.stderr
+    assert not list(notebook.parent.rglob("*.whole"))
+
+
 def test_an_error_is_one_sentence_at_the_end(notebook):
     answer = run(notebook, "fail", "42")
     assert answer.returncode == 1

@@ -22,6 +22,7 @@ from filelock import SoftFileLease, Timeout
 from brainvis.files.folders import BrainvisError
 
 STARTED = "BRAINVIS_STARTED"  # when the study started that asks for this run; the Snakefile sets it, jobs inherit it
+PLAN = "BRAINVIS_PLAN"  # which the Snakefile sets for its jobs: they have a snakemake above them
 LEASE = 90  # seconds without a sign of life after which the owner of a lock on another machine counts as gone
 HEARTBEAT = 10  # seconds from one sign of life to the next
 
@@ -46,6 +47,8 @@ def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: list[tu
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # as papermill's own command: no warning on each start
     started = float(os.environ.get(STARTED, time.time()))
     snakemakes = _snakemakes()
+    if PLAN in os.environ and not snakemakes:  # it died while this process was starting
+        raise Stopped("snakemake has died: this run stops with it")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_signal)
     # Snakemake removes the mark before it runs a job, also one that another study has just made. It leaves this alone.
