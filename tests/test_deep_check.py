@@ -9,6 +9,7 @@ from brainvis.__main__ import main
 from brainvis.configuration import PRESETS
 from brainvis.data import load_dataset
 from brainvis.files import BrainvisError, data_folder
+from brainvis.files.running import MADE
 from brainvis.generation.text_embeddings import TextEmbeddings, build_text_embeddings
 from brainvis.graph import mark
 from brainvis.study import Study
@@ -65,6 +66,7 @@ def test_what_is_damaged_is_named_with_what_renews_it(made, capsys, pattern, wor
     file = sorted(folder.glob(pattern))[0]
     content, whole = file.read_bytes(), study.folder("fusion") / mark(study.fingerprint("fusion"))
     flip(file)
+    (whole.parent / MADE).write_text(whole.name)
     try:
         assert main(["check", "--deep"]) == 1
         said = capsys.readouterr().out
@@ -72,6 +74,7 @@ def test_what_is_damaged_is_named_with_what_renews_it(made, capsys, pattern, wor
         assert re.search(words, said), said
         if "fusion" in pattern:
             assert not whole.exists()  # so that snakemake makes it again
+            assert not (whole.parent / MADE).exists()  # and takes it for made by nobody
             with pytest.raises(BrainvisError, match=file.name):
                 study.load("fusion")
     finally:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +23,7 @@ from brainvis.files.folders import BrainvisError
 
 STARTED = "BRAINVIS_STARTED"  # when the study started that asks for this run; the Snakefile sets it, jobs inherit it
 PLAN = "BRAINVIS_PLAN"  # which the Snakefile sets for its jobs: they have a snakemake above them
+MADE = ".made"  # the file in a run's folder that names the mark of what was made there last
 LEASE = 90  # seconds without a sign of life after which the owner of a lock on another machine counts as gone
 HEARTBEAT = 10  # seconds from one sign of life to the next
 
@@ -52,7 +53,7 @@ def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: list[tu
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_signal)
     # Snakemake removes the mark before it runs a job, also one that another study has just made. It leaves this alone.
-    made = mark.parent / ".made"
+    made = mark.parent / MADE
     mark.parent.mkdir(parents=True, exist_ok=True)
     with held(mark.parent / ".running.lock", lambda: _orphaned(snakemakes)) as is_lost:
         if made.exists() and made.read_text() == mark.name and (when := made.stat().st_mtime) >= started:
@@ -178,8 +179,6 @@ def _end_children() -> None:
     """End the kernel and all that it started; after a notebook that ended by itself there is nothing left."""
     children = psutil.Process().children(recursive=True)
     for child in children:
-        try:
+        with suppress(psutil.NoSuchProcess):  # it ended by itself
             child.kill()
-        except psutil.NoSuchProcess:
-            pass
     psutil.wait_procs(children, timeout=10)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from brainvis.files import ROOT, BrainvisError, DamagedError, file_digests, read_sealed
+from brainvis.files.running import MADE
 from brainvis.files.tensors import load_safetensors
 from brainvis.graph import mark
 
@@ -62,8 +63,8 @@ def read_product(folder: Path) -> Product:
             raise DamagedError(f"{wrong[0]} is damaged: it is not what the run wrote.")
     except (FileNotFoundError, BrainvisError) as error:
         with suppress(OSError):  # somebody else's folder: then its owner has to
-            for whole in folder.glob(mark("*")):
-                whole.unlink()
+            for whole in [*folder.glob(mark("*")), folder / MADE]:
+                whole.unlink(missing_ok=True)
         if isinstance(error, FileNotFoundError | DamagedError):
             raise
         raise DamagedError(str(error)) from error

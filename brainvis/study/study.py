@@ -203,13 +203,17 @@ class Study(Choice):
         """What a run was made from that is not as it is now, in words."""
         if results.get("chosen") == self.fingerprint(stage, code=False):
             return "other code"
-        said, then = [], self._contents(stage)
-        for what, now in then.items():
+        said = []
+        for what, now in self._contents(stage).items():
             before = results.get(what, {}).get("files", {})
             changed = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
             said += [f"other files of the {what} ({_some(changed)})"] if changed and before else []
-        settings = [_flat(configuration) for configuration in (results["configuration"], asdict(self.configuration))]
-        changed = [f"{name} was {then}" for name, then in settings[0].items() if settings[1].get(name, then) != then]
+        now = _flat(asdict(self.configuration))
+        changed = [
+            f"{name} was {then}"
+            for name, then in _flat(results["configuration"]).items()
+            if now.get(name, then) != then
+        ]
         said += [f"another configuration ({_some(changed)}; preset {self.preset})"] if changed else []
         return " and ".join(said) or "something else"
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -200,10 +201,8 @@ def many(folder: Path, jobs: int, group: int) -> dict:
     process = start(world, grid, world.folder / "log", *options, "--workflow-profile", str(profile))
     peak = 0
     while process.poll() is None:
-        try:
+        with suppress(psutil.NoSuchProcess):  # it has just ended
             peak = max(peak, psutil.Process(process.pid).memory_info().rss)
-        except psutil.NoSuchProcess:
-            pass
         time.sleep(0.5)
     seconds, done = time.time() - began, len(list(world.folder.glob("*/0a.whole")))
     executed = [json.loads(file.read_text())["metadata"]["papermill"] for file in world.folder.glob("*/tiny.ipynb")]
