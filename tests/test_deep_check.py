@@ -8,9 +8,9 @@ import torch
 from brainvis.__main__ import main
 from brainvis.configuration import PRESETS
 from brainvis.data import load_dataset
-from brainvis.files import BrainvisError, data_folder
+from brainvis.files import BrainvisError, DamagedError, data_folder
 from brainvis.files.running import MADE
-from brainvis.generation.text_embeddings import TextEmbeddings, build_text_embeddings
+from brainvis.generation.text_embeddings import TextEmbeddings, build_text_embeddings, check_text_embeddings
 from brainvis.graph import mark
 from brainvis.study import Study
 
@@ -90,6 +90,17 @@ def test_a_run_without_its_results_is_no_run(made, capsys):
     assert main(["check", "--deep"]) == 1 and "results.json is missing" in capsys.readouterr().out
     assert not whole.exists()
     folder.rmdir()
+
+
+def test_every_byte_of_text_embeddings_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path))
+    file = tmp_path / "encoder.safetensors"
+    build_text_embeddings(Encoder(), ["a red star"], file)
+    content = file.read_bytes()
+    for place in range(len(content)):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(DamagedError):
+            check_text_embeddings(file)
 
 
 def test_text_embeddings_that_are_damaged_are_encoded_anew(made):

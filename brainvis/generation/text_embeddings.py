@@ -113,9 +113,9 @@ def _check(file: Path, found: TextEmbeddings, checksums: str) -> None:
 
 
 def _checksums(embedded: TextEmbeddings) -> Iterator[str]:
-    """One for each text and its embedding, so that neither can change alone."""
+    """One for each text, its embedding and whose it is, so that none can change alone."""
     for text, embedding in zip(embedded.texts, embedded.embeddings, strict=True):
-        whole = hashlib.sha256(text.encode(errors="surrogatepass"))
+        whole = hashlib.sha256(f"{embedded.fingerprint} {text}".encode(errors="surrogatepass"))
         whole.update(embedding.contiguous().numpy())
         yield whole.hexdigest()[:CHECKSUM]
 
