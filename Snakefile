@@ -20,6 +20,7 @@ import yaml
 from brainvis.configuration import ABLATIONS
 from brainvis.files import BrainvisError, resolve
 from brainvis.files.running import STARTED
+from brainvis.files.warm import WARM, start
 from brainvis.graph import NOTEBOOKS, Choice, Job, plan
 
 PLAN = Path(os.environ.get("BRAINVIS_PLAN", f".snakemake/plan-{os.getpid()}.json")).absolute()
@@ -60,6 +61,11 @@ if not workflow.remote_exec and not workflow.subprocess_exec:
         sys.exit(f"brainvis: {wrong}; name a folder that can be written: --directory FOLDER, or BRAINVIS_RUNS and make")
     atexit.register(PLAN.unlink, missing_ok=True)
     os.environ |= {"BRAINVIS_PLAN": str(PLAN), STARTED: str(time.time())}
+
+
+onstart:
+    if not workflow.remote_exec and (warm := start()):
+        os.environ[WARM] = warm
 
 
 def job(wildcards):

@@ -93,8 +93,8 @@ def end(member: psutil.Process) -> None:
 def kill(process: subprocess.Popen, kind: str, chance: random.Random) -> tuple[bool, list[str]]:
     """Kill in one of the ways of `KINDS`; gives whether there was something to kill, and who was left behind."""
     everyone = family(process)
-    victims = {"run": "brainvis", "kernel": "ipykernel_launcher"}
-    found = [member for member in everyone[1:] if victims.get(kind) in words(member)[:3]]
+    victims = {"run": "brainvis", "kernel": "warm.py"}
+    found = [member for member in everyone[1:] if victims.get(kind) in map(os.path.basename, words(member)[:3])]
     if process.poll() is not None or (kind in victims and not found):
         return False, []
     if kind in victims:

@@ -63,16 +63,21 @@ def test_variance_share_is_what_was_put_in_and_zero_on_average_without_effect():
     groups, subjects = torch.arange(4000) % 4, torch.arange(4000) // 2000
     effect = torch.tensor([-1.0, -1.0, 1.0, 1.0])[groups] * (1 - 2 * subjects)  # the other way round in subject 1
     noise = torch.randn(4000, 200)
-    share = analysis.variance_share(torch.cat([effect[:, None] + noise[:, :1], noise[:, 1:]], 1), groups, subjects)
+    values = torch.cat([effect[:, None] + noise[:, :1], noise[:, 1:]], 1)
+    groupings = {"put in": groups, "another": torch.randint(0, 4, (4000,))}
+    shares = analysis.variance_shares(values, groupings, subjects)
+    assert abs(shares["another"].mean().item()) < 5e-4  # together with others, each by itself
+    share = shares["put in"]
     assert share[0].item() == pytest.approx(0.5, abs=0.03)
     assert abs(share[1:].mean().item()) < 5e-4  # uncorrected it would be 3 / 2000 = 1.5e-3
     everybody = torch.zeros(4000, dtype=torch.int64)
-    assert analysis.variance_share(effect[:, None], groups, everybody).item() == pytest.approx(0, abs=1e-3)
+    of_all = analysis.variance_shares(effect[:, None], {"put in": groups}, everybody)
+    assert of_all["put in"].item() == pytest.approx(0, abs=1e-3)
 
 
 def test_variance_share_needs_more_trials_than_groups():
     with pytest.raises(ValueError, match="3 trials are too few for 3 groups"):
-        analysis.variance_share(torch.randn(3, 2), torch.arange(3), torch.zeros(3, dtype=torch.int64))
+        analysis.variance_shares(torch.randn(3, 2), {"each": torch.arange(3)}, torch.zeros(3, dtype=torch.int64))
 
 
 def test_same_class_successions_tell_blocks_from_a_mixed_order():

@@ -49,34 +49,41 @@ def amplitude_spectra(trials: Tensor, sampling_rate: float, highest_frequency: f
     return torch.cat([amplitude_spectrum(batch, sampling_rate, highest_frequency) for batch in trials.split(256)])
 
 
-def variance_share(values: Tensor, groups: Tensor, within: Tensor) -> Tensor:
-    """Share of the variance of (trial, ...) over trials that the group (trial,) explains: epsilon squared, (...).
+def variance_shares(values: Tensor, groupings: dict[str, Tensor], within: Tensor) -> dict[str, Tensor]:
+    """Share of the variance of (trial, ...) over trials that each grouping (trial,) explains: epsilon squared, (...).
 
     (SS_between - df_between MS_within) / SS_total (Kelley 1935): 0 on average without an effect, and may be negative; 1
     if the group says all. Worked out for each of `within` (trial,), such as the subjects, then averaged by its number
     of trials. ValueError if none has more trials than groups.
     """
-    total, weight = torch.zeros(values.shape[1:], dtype=torch.float64), 0
-    for name in within.unique():
-        rows = torch.nonzero(within == name).flatten()
-        present, index, counts = groups[rows].unique(return_inverse=True, return_counts=True)
-        if len(present) < 2 or len(rows) <= len(present):
-            continue
-        sums = torch.zeros(len(present), *values.shape[1:], dtype=torch.float64)
-        squares = torch.zeros_like(total)
-        for batch, where in zip(rows.split(256), index.split(256), strict=True):
-            own = values[batch].double()
-            sums.index_add_(0, where, own)
+    totals = {name: torch.zeros(values.shape[1:], dtype=torch.float64) for name in groupings}
+    weights = dict.fromkeys(groupings, 0)
+    for who in within.unique():
+        rows = torch.nonzero(within == who).flatten()
+        found = {name: of[rows].unique(return_inverse=True, return_counts=True) for name, of in groupings.items()}
+        found = {name: found[name] for name, (present, _, _) in found.items() if 1 < len(present) < len(rows)}
+        sums = {
+            name: torch.zeros(len(present), *values.shape[1:], dtype=torch.float64)
+            for name, (present, _, _) in found.items()
+        }
+        squares = torch.zeros(values.shape[1:], dtype=torch.float64)
+        for place in torch.arange(len(rows)).split(256) if found else ():  # once for all groupings
+            own = values[rows[place]].double()
+            for name, (_, index, _) in found.items():
+                sums[name].index_add_(0, index[place], own)
             squares += own.square_().sum(0)
-        mean_part = sums.sum(0) ** 2 / len(rows)
-        between = torch.einsum("g,g...->...", 1 / counts.double(), sums**2) - mean_part
-        all_of_it = squares - mean_part
-        mean_square = (all_of_it - between) / (len(rows) - len(present))
-        total += len(rows) * (between - (len(present) - 1) * mean_square) / all_of_it.clamp(min=1e-30)
-        weight += len(rows)
-    if not weight:
-        raise ValueError(f"{len(groups)} trials are too few for {len(groups.unique())} groups: give more trials")
-    return (total / weight).float()
+        for name, (present, _, counts) in found.items():
+            mean_part = sums[name].sum(0) ** 2 / len(rows)
+            between = torch.einsum("g,g...->...", 1 / counts.double(), sums[name].square_()) - mean_part
+            all_of_it = squares - mean_part
+            mean_square = (all_of_it - between) / (len(rows) - len(present))
+            totals[name] += len(rows) * (between - (len(present) - 1) * mean_square) / all_of_it.clamp(min=1e-30)
+            weights[name] += len(rows)
+    for name in (name for name, weight in weights.items() if not weight):
+        raise ValueError(
+            f"{len(within)} trials are too few for {len(groupings[name].unique())} groups: give more trials"
+        )
+    return {name: (total / weights[name]).float() for name, total in totals.items()}
 
 
 def same_class_successions(data: EEGDataset) -> tuple[Tensor, float]:

@@ -20,6 +20,7 @@ import psutil
 from filelock import SoftFileLease, Timeout
 
 from brainvis.files.folders import BrainvisError
+from brainvis.files.warm import WARM, kernel_spec
 
 STARTED = "BRAINVIS_STARTED"  # when the study started that asks for this run; the Snakefile sets it, jobs inherit it
 PLAN = "BRAINVIS_PLAN"  # which the Snakefile sets for its jobs: they have a snakemake above them
@@ -132,6 +133,9 @@ def _execute(notebook: Path, executed: Path, parameters: list[tuple[str, str]], 
     from traitlets.config import Config
 
     with TemporaryDirectory(prefix="brainvis-") as private:
+        if Path(place := os.environ.get(WARM, "")).is_socket():
+            kernel_spec(place, Path(private))
+            os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (private, os.environ.get("JUPYTER_PATH"))))
         # By sockets in there: others on the node can listen to TCP, and a machine without a network has none.
         talk = {"transport": "ipc", "ip": f"{private}/kernel"} if len(private) < 80 and os.name == "posix" else {}
         work = ThreadPoolExecutor(1).submit(

@@ -1,0 +1,263 @@
+"""Warm kernels: the kernels of a study's notebooks begin as copies of one process that has imported the libraries.
+
+A kernel that starts from nothing imports for longer than many of its cells compute. So a study starts one server, which
+imports every library that `brainvis` uses, forgets `brainvis` itself, so that each kernel reads the code as it is then,
+and forks whenever a kernel is asked for. In the kernel's place in Jupyter stands this file, run as a script: it passes
+on what it was asked for, and what happens to either of the two. Where there is no server, or one of another
+environment, kernels start from nothing; so they do on systems other than Linux, whose libraries do not outlive a fork.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+WARM = "BRAINVIS_WARM"  # the server's socket; the Snakefile sets it, jobs inherit it
+# What may differ between the server's environment and a kernel's: nothing that libraries read while they are imported.
+OF_A_JOB = (
+    "BRAINVIS_",
+    "JPY_",
+    "JUPYTER_",
+    "PYDEVD_",
+    "SNAKEMAKE_",
+    "TMP",
+    "TEMP",
+    "PS1",
+    "PWD",
+    "OLDPWD",
+    "SHLVL",
+    "_",
+)
+ALSO_USED = (
+    "ipykernel.kernelapp",
+    "ipykernel.ipkernel",
+    "matplotlib_inline.backend_inline",
+    "pandas",
+    "sklearn.manifold",
+)
+COLD = "cold"  # the server's answer to whom it cannot serve
+PARENT = "--IPKernelApp.parent_handle"  # whose end ends the kernel
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def start() -> str | None:
+    """Start a server that lives as long as this process; returns its socket, or None where a fork is not safe."""
+    import subprocess
+    from tempfile import mkdtemp
+
+    if not sys.platform.startswith("linux"):
+        return None
+    place = Path(mkdtemp(prefix="brainvis-")) / "warm"  # a folder of this user's alone
+    if len(str(place)) > 100:  # longer names of sockets are refused
+        place.parent.rmdir()
+        return None
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen(64)
+        words = [sys.executable, __file__, str(place), str(listener.fileno())]
+        # The pipe closes when this process ends, however that is.
+        files = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "pass_fds": [listener.fileno()]}
+        subprocess.Popen(words, env={**os.environ, **one_thread()}, start_new_session=True, **files)
+    return str(place)
+
+
+def one_thread() -> dict[str, str]:
+    """What Snakemake tells the libraries of a job of one thread."""
+    names = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "GOTO_NUM", "NUMEXPR_NUM", "VECLIB_MAXIMUM")
+    return {f"{name}_THREADS": "1" for name in names}
+
+
+def kernel_spec(place: str, folder: Path) -> None:
+    """Leave in `folder`, for JUPYTER_PATH, what makes "python3" a kernel from the server at `place`."""
+    argv = [sys.executable, "-P", __file__, place, "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "Python 3 (ipykernel)", "language": "python"}
+    (folder / "kernels" / "python3").mkdir(parents=True)
+    (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+
+
+def serve(listener: socket.socket) -> None:
+    """Import what kernels need, then fork one for each connection, until standard input is closed. A kernel ends with
+    its connection, and a connection with its kernel, whose exit status it is told."""
+    import select
+
+    for number in SIGNALS:  # the terminal's are for the study; it closes the pipe when it ends
+        signal.signal(number, signal.SIG_IGN)
+    before = dict(os.environ)
+    _import_libraries()
+    own, added = _environment(before), {name: os.environ[name] for name in os.environ.keys() - before.keys()}
+    waiting = select.poll()
+    kernels: dict[
+        int, tuple[socket.socket, int, int]
+    ] = {}  # connection, process and its handle, by both files' numbers
+    for file in (0, listener.fileno()):
+        waiting.register(file, select.POLLIN)
+    while True:
+        file, _ = waiting.poll()[0]  # one at a time: the number of a file that is closed may be that of the next
+        if file == 0:
+            for _, process, _ in kernels.values():
+                _kill(process)
+            return
+        if file == listener.fileno():
+            connection, _ = listener.accept()
+            if process := _fork(connection, own, added, [listener, *(other for other, _, _ in kernels.values())]):
+                kernel = connection, process, os.pidfd_open(process)
+                for file in (connection.fileno(), kernel[2]):
+                    kernels[file] = kernel
+                    waiting.register(file, select.POLLIN)
+        else:
+            connection, process, handle = kernels[file]
+            _kill(process)  # and whatever it has left running
+            status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+            with suppress(OSError):  # nobody listens any more
+                connection.sendall(f"{status}\n".encode())
+            for file in (connection.fileno(), handle):
+                waiting.unregister(file)
+                del kernels[file]
+            connection.close()
+            os.close(handle)
+
+
+def _import_libraries() -> None:
+    """Everything that any module of brainvis imports, and none of those modules."""
+    import importlib
+    import pkgutil
+
+    import brainvis
+
+    ours = [module.name for module in pkgutil.walk_packages(brainvis.__path__, "brainvis.")]
+    for name in (*ALSO_USED, *(name for name in ours if not name.endswith("__main__"))):
+        with suppress(ImportError):  # an optional library that is not installed
+            importlib.import_module(name)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "brainvis"]:
+        del sys.modules[name]
+
+
+def _fork(connection: socket.socket, own: dict, added: dict, others: list[socket.socket]) -> int | None:
+    """The process of a kernel as the connection asks for it; None if it asks for another environment, or is gone."""
+    try:
+        _, files, _, _ = socket.recv_fds(connection, 1, 3)
+        with connection.makefile("rb") as stream:
+            asked = json.loads(stream.readline())
+    except (OSError, ValueError):
+        connection.close()
+        return None
+
+    given = _environment(asked["environment"])
+    others_are = sorted(name for name in {**own, **given} if own.get(name) != given.get(name))
+    process = None if others_are else os.fork()
+    if process == 0:
+        asked["environment"] = added | asked["environment"]
+        _become(asked, files, [connection, *others])
+    for file in files:
+        os.close(file)
+    with suppress(OSError):  # it will be seen that it is gone
+        connection.sendall(f"{process or ' '.join((COLD, *others_are))}\n".encode())
+    if process is None:
+        connection.close()
+    return process
+
+
+def _become(asked: dict, files: list[int], others: list[socket.socket]) -> None:
+    """In the forked process: be the kernel, and never return."""
+    import runpy
+
+    status = 1
+    try:
+        os.setsid()
+        for other in others:
+            other.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        os.chdir(asked["folder"])
+        os.environ.clear()
+        os.environ.update(asked["environment"])
+        sys.path[:], sys.argv[:] = (
+            asked["path"],
+            ["ipykernel_launcher", *asked["arguments"], f"{PARENT}={os.getppid()}"],
+        )
+        _shuffle()
+        runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _shuffle() -> None:
+    """Other random numbers in each kernel wherever nothing is seeded, as in kernels that start from nothing."""
+    import random
+    import tempfile
+
+    import numpy
+    import torch
+
+    random.seed()
+    numpy.random.seed()
+    torch.seed()
+    tempfile.tempdir = None  # it is looked up again
+
+
+def _kill(process: int) -> None:
+    for end in (os.killpg, os.kill):
+        with suppress(ProcessLookupError, PermissionError):
+            end(process, signal.SIGKILL)
+
+
+def _environment(every: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in every.items() if not name.startswith(OF_A_JOB)}
+
+
+def _stand_in(place: str, arguments: list[str]) -> int:
+    """Be the kernel as far as Jupyter sees it; returns the kernel's exit status."""
+    import select
+
+    path = [os.getcwd(), *sys.path]  # as of `python -m`
+    asked = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ), "path": path}
+    answer = COLD
+    connection = socket.socket(socket.AF_UNIX)
+    with suppress(OSError):
+        connection.connect(place)
+        socket.send_fds(connection, [b" "], [0, 1, 2])
+        connection.sendall(json.dumps(asked).encode() + b"\n")
+        stream = connection.makefile("r")
+        answer = stream.readline().strip() or COLD
+    if answer.startswith(COLD):
+        why = f"{names} of another environment" if (names := answer.removeprefix(COLD).strip()) else "no server answers"
+        print(f"A kernel from nothing: {why}", file=sys.stderr)
+        os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *arguments])
+    kernel, parent = int(answer), os.getppid()
+    for number in SIGNALS:
+        signal.signal(number, lambda number, _: os.kill(kernel, number))
+    while os.getppid() == parent:  # who starts kernels may be killed
+        if select.select([connection], [], [], 1.0)[0]:
+            return int(stream.readline().strip() or 1)
+    return 1
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3 and sys.argv[2].isdigit():
+        sys.path[0] = str(Path(__file__).parents[2])  # not -P, which is a flag that kernels would inherit
+        try:
+            serve(socket.socket(fileno=int(sys.argv[2])))
+        finally:
+            with suppress(OSError):
+                Path(sys.argv[1]).unlink()
+                Path(sys.argv[1]).parent.rmdir()
+    else:
+        sys.exit(_stand_in(sys.argv[1], sys.argv[2:]))
