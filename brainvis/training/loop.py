@@ -117,6 +117,8 @@ def fit(
         return History(**history)
     with Team.of(device) as team:
         model.to(team.device).eval()
+        if original is None and training.epochs == 0:
+            return History([], 0, 0.0)
         numbers = choose_precision(team.device, precision, model)
         computed_in[name] = asdict(numbers) | {"device": team.device.type, "processes": team.count}
         loop = _Loop(model, objective, training, name, seed, team, numbers, choose, after_step, monitor)
@@ -125,8 +127,6 @@ def fit(
             origin = original(model)
             with forked:
                 return History([], 0, 0.0, origin, loop.validate(validation, epoch=0))
-        if training.epochs == 0:
-            return History([], 0, 0.0)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimiser]
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimiser = kind(learning, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
