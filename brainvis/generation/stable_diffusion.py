@@ -143,7 +143,7 @@ def load_stable_diffusion(
     """
     place, device, judge, clip = obtain_backbone(name), choose_device(device), None, None
     dtype = dtype or choose_number_type(device, precision)
-    computed_in["pictures"] = {"precision": str(dtype).removeprefix("torch."), "device": device.type}
+    computed_in["generator"] = {"precision": str(dtype).removeprefix("torch."), "device": device.type}
     try:
         if place.is_file():
             pipeline = read_single_file(place, dtype, configuration)
