@@ -172,6 +172,7 @@ class Configuration:
     alignment: Alignment = Alignment()
     generation: Generation = Generation()
     phantom: Phantom = Phantom()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: the fastest on the machine
     # arguments of other branches, by their names
     encoders: Annotated[dict[Branch, dict[str, Any]], AfterValidator(_finite)] = Field(default_factory=dict)
 

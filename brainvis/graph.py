@@ -184,6 +184,8 @@ class Choice:
         read = {part: settings[part] for part in node.reads}
         if node is STAGES["frequency_branch"] and branch != "frequency":
             read = {"training": settings["frequency"]["training"], "arguments": settings["encoders"].get(branch)}
+        if node.reads and settings["precision"] != "auto":  # "auto" is the machine's own affair
+            read["precision"] = settings["precision"]
         depends = {
             "stage": stage,
             "data": self.data_fingerprint,

@@ -269,6 +269,8 @@ def test_the_tokenizer_is_that_of_clip():
 def test_half_precision_only_where_it_is_fast():
     assert choose_number_type(torch.device("cuda")) == torch.float16
     assert choose_number_type(torch.device("mps")) == choose_number_type(torch.device("cpu")) == torch.float32
+    assert choose_number_type(torch.device("cpu"), "bfloat16") == torch.bfloat16
+    assert choose_number_type(torch.device("cuda"), "float32") == torch.float32
 
 
 def test_large_pictures_are_decoded_one_by_one(single_file, configuration, monkeypatch):

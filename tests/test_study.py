@@ -301,6 +301,19 @@ def test_a_branch_has_its_own_stage(tmp_path):
     assert counts == [*study.stages, "ablations", "figures"]
 
 
+def test_a_precision_that_is_asked_for_enters_every_stage_that_computes(tmp_path):
+    study = Study(preset=preset_file(tmp_path, "start: demo\nprecision: auto"))
+    assert all(study.fingerprint(stage) == Study().fingerprint(stage) for stage in STAGES)
+    fingerprints = {stage: {study.fingerprint(stage)} for stage in STAGES}
+    for precision in ("float32", "bfloat16"):
+        study = Study(preset=preset_file(tmp_path, f"start: demo\nprecision: {precision}"))
+        for stage in STAGES:
+            fingerprints[stage].add(study.fingerprint(stage))
+    assert {stage: len(found) for stage, found in fingerprints.items()} == dict.fromkeys(STAGES, 3) | {"exploration": 1}
+    with pytest.raises(BrainvisError, match="precision is 'half'; .*'float32' or 'bfloat16'"):
+        Study(preset=preset_file(tmp_path, "start: demo\nprecision: half"))
+
+
 def test_a_branch_that_no_table_has_is_refused(tmp_path):
     with pytest.raises(BrainvisError, match="'eggnet'.*time, frequency, eegnet, shallow"):
         Study(preset=preset_file(tmp_path, "start: demo\nfusion: {branches: [time, eggnet]}"))

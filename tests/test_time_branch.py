@@ -12,6 +12,7 @@ from brainvis.models.time import (
     MultiHeadAttention,
     TimeEncoder,
     TransformerLayer,
+    attention_by_products,
     gumbel_arg_max,
     masked_modeling_objective,
 )
@@ -133,6 +134,18 @@ def test_cross_attention_equals_the_equations(model):
     layer = model.regressor.layers[0]
     expected = [layer_reference(layer, a.tolist(), b.tolist()) for a, b in zip(x, asked, strict=True)]
     close(layer(x, asked), expected)
+
+
+def test_attention_is_what_a_gpu_computes():
+    """Without chance. With dropout, both keep a weight or scale it by 1 / (1 - p), so that the mean stays."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, n, 4, dtype=torch.float64) for n in (5, 7, 7))
+    fused = torch.nn.functional.scaled_dot_product_attention
+    close(attention_by_products(query, key, value), fused(query, key, value))
+    for attend in (attention_by_products, fused):
+        draws = torch.stack([attend(query, key, value, dropout_p=0.3) for _ in range(2000)])
+        assert draws.std(0).min() > 0.01
+        torch.testing.assert_close(draws.mean(0), fused(query, key, value), atol=0.08, rtol=0)
 
 
 def test_losses_equal_the_equations(model, trials):

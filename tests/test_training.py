@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 import brainvis.training.checkpoint as checkpoints
-from brainvis.configuration import Alignment, Configuration, Fusion, TimeBranch, Training
+import brainvis.training.device as devices
+from brainvis.configuration import PRESETS, Alignment, Configuration, Fusion, TimeBranch, Training
 from brainvis.models.alignment import AlignedEncoder, AlignmentNetwork, semantic_interpolation_loss
 from brainvis.models.fusion import FusedEncoder
 from brainvis.models.time import LatentMaskedModel, TimeEncoder
-from brainvis.training import TrainingError, choose_device, choose_precision, fit, predict
+from brainvis.training import TrainingError, choose_device, choose_precision, computed_in, fit, predict
 
 TRAINING = Training(epochs=4, learning_rate=1e-2, batch_size=8, schedule="cosine")
 TIME = TimeBranch(unit_length=4, width=8, layers=1, heads=2, feedforward=8, regressor_layers=1, codewords=5)
@@ -396,14 +397,74 @@ def test_device_and_precision(monkeypatch):
     with pytest.raises(ValueError, match="no device 'cuda' on this machine; choose from .'cpu'"):
         choose_device("cuda")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert choose_device().type == "mps" and choose_precision(torch.device("mps")) is None
+    assert choose_device().type == "mps" and choose_precision(torch.device("mps")).precision == "float32"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert choose_device().type == "cuda"
     with pytest.raises(ValueError, match="cuda:1"):
         choose_device("cuda:1")
-    for has, precision in ((True, torch.bfloat16), (False, None)):
+    for has, precision in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, has=has: has)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has: has)
-        assert choose_precision(torch.device("cuda")) is precision
-        assert choose_precision(torch.device("cpu")) is precision
+        assert choose_precision(torch.device("cuda")).precision == precision
+
+
+def test_precision_on_cpus(monkeypatch):
+    """AMX decides; then what the CPU can; then how large the model is; only then is anything measured."""
+    cpu, large, small = torch.device("cpu"), nn.Linear(1024, 1024), nn.Linear(1024, 1023)
+    gains = []
+    monkeypatch.setattr(devices, "bfloat16_gain", lambda: gains.pop())
+    for amx, can, model, gain, chosen, why in (
+        (True, {}, small, None, "bfloat16", "AMX"),
+        (False, {"avx2": True}, large, None, "float32", "no instructions"),
+        (False, {"avx512_bf16": True}, small, None, "float32", "below 1024 x 1024"),
+        (False, {"avx512_bf16": True}, large, 1.4, "float32", "not 1.5 times"),
+        (False, {"avx512_bf16": True}, large, 1.6, "bfloat16", "at least 1.5 times"),
+        (False, {"bf16": True}, large, 1.6, "bfloat16", "at least 1.5 times"),
+    ):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can)
+        gains[:] = [] if gain is None else [gain]
+        found = choose_precision(cpu, "auto", model)
+        assert found.precision == chosen and why in found.why and not gains
+    assert choose_precision(cpu, "float32", large).why == "asked for"
+    with pytest.raises(ValueError, match="precision is 'half'"):
+        choose_precision(cpu, "half")
+
+
+def test_the_gain_is_measured_once(monkeypatch):
+    devices.bfloat16_gain.cache_clear()
+    monkeypatch.setattr(devices, "SECONDS", 0.01)
+    before = torch.get_rng_state()
+    gain = devices.bfloat16_gain()
+    assert gain > 0 and devices.bfloat16_gain() == gain
+    assert torch.equal(torch.get_rng_state(), before)
+    devices.bfloat16_gain.cache_clear()
+
+
+def test_demo_stays_in_float32_where_it_would_be_measured(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(devices, "bfloat16_gain", lambda: 2.0)
+    for preset, shape, precision in (("demo", (16, 96), "float32"), ("paper", (77, 768), "bfloat16")):
+        config = PRESETS[preset]
+        with torch.device("meta"):
+            masked = LatentMaskedModel(TimeEncoder(128, 440, 1000.0, config=config.time))
+            fused = FusedEncoder(128, 440, 1000.0, 40, config)
+            aligned = AlignedEncoder(fused, AlignmentNetwork(fused.width + 40, shape, config.alignment))
+        for model in (masked, aligned):
+            assert choose_precision(torch.device("cpu"), "auto", model).precision == precision
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_precision_that_is_asked_for_is_computed_in(precision):
+    seen = set()
+
+    def looking(model, inputs, labels):
+        seen.add(str(model[0](inputs).dtype).removeprefix("torch."))
+        return objective(model, inputs, labels)
+
+    model = small_model()
+    run(model, looking, precision=precision)
+    assert seen == {precision}
+    assert {weight.dtype for weight in model.state_dict().values()} == {torch.float32}
+    assert computed_in["test"] == {"precision": precision, "why": "asked for", "device": "cpu", "processes": 1}

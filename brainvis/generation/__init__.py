@@ -51,16 +51,16 @@ class Generator(Protocol):
 class GeneratorSource:
     """Where a generator comes from."""
 
-    load: Callable[..., Generator]  # load(device=None)
+    load: Callable[..., Generator]  # load(device=None), with precision="float32" too where one is asked for
     fingerprint: Callable[[], str]  # of all that its pictures depend on, known without loading it
     contents: Callable[[], dict[str, str]] = dict  # digests of its files, by name: to say which of them has changed
 
 
 def _stable_diffusion(name: str) -> GeneratorSource:
-    def load(device: torch.device | str | None = None) -> Generator:
+    def load(device: torch.device | str | None = None, precision: str = "auto") -> Generator:
         from brainvis.generation.stable_diffusion import load_stable_diffusion
 
-        return load_stable_diffusion(name, device)
+        return load_stable_diffusion(name, device, precision=precision)
 
     return GeneratorSource(load, partial(backbone_fingerprint, name), partial(backbone_contents, name))
 
@@ -79,6 +79,9 @@ def generator_source(name: str | Path) -> GeneratorSource:
     return _stable_diffusion(str(name))
 
 
-def load_generator(name: str | Path = "phantom", device: torch.device | str | None = None) -> Generator:
-    """A frozen generator; `device` None: the best there is. BackboneError if it is nowhere or cannot be read."""
-    return generator_source(name).load(device)
+def load_generator(
+    name: str | Path = "phantom", device: torch.device | str | None = None, precision: str = "auto"
+) -> Generator:
+    """A frozen generator; `device` None: the best there is; `precision` "auto": what the generator is best in, else
+    "float32" or "bfloat16". BackboneError if it is nowhere or cannot be read."""
+    return generator_source(name).load(device, **({} if precision == "auto" else {"precision": precision}))

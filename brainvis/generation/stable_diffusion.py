@@ -40,7 +40,7 @@ from brainvis.generation.weights import (
     weights_variant,
 )
 from brainvis.phantom.judge import load_judge
-from brainvis.training import choose_device
+from brainvis.training import choose_device, computed_in
 
 CONFIGURATION = Path(__file__).parent / "sd15"
 TOKENS = 77  # of a text, with its beginning and end
@@ -131,6 +131,7 @@ def load_stable_diffusion(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     configuration: Path = CONFIGURATION,
+    precision: str = "auto",
 ) -> StableDiffusion:
     """Load a backbone ("phantom", "sd15" or a path), frozen and in evaluation mode.
 
@@ -141,7 +142,8 @@ def load_stable_diffusion(
     BackboneError if it is unknown, absent and not to be fetched, or unreadable.
     """
     place, device, judge, clip = obtain_backbone(name), choose_device(device), None, None
-    dtype = dtype or choose_number_type(device)
+    dtype = dtype or choose_number_type(device, precision)
+    computed_in["generator"] = {"precision": str(dtype).removeprefix("torch."), "device": device.type}
     try:
         if place.is_file():
             pipeline = read_single_file(place, dtype, configuration)
@@ -171,11 +173,14 @@ def load_stable_diffusion(
     return backbone
 
 
-def choose_number_type(device: torch.device) -> torch.dtype:
-    """float16 on a CUDA GPU, float32 elsewhere: CPUs are slow in half precision, and MPS has given black pictures.
+def choose_number_type(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """The precision asked for; "auto" is float16 on a CUDA GPU, float32 elsewhere: CPUs are slow in half precision, and
+    MPS has given black pictures.
 
     Stable Diffusion 1.x stays within float16's range; bfloat16 has steps near 1 as large as those between grey levels.
     """
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     return torch.float16 if device.type == "cuda" else torch.float32
 
 

@@ -15,6 +15,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from brainvis.configuration import TimeBranch
 from brainvis.models.encoder import Encoder
@@ -23,10 +24,7 @@ DEFAULT = TimeBranch()
 
 
 class MultiHeadAttention(nn.Module):
-    """softmax(Q K' / sqrt(d)) V in each of `heads` heads, which divide the width.
-
-    Faster on one CPU thread than `scaled_dot_product_attention` with dropout at these sizes; see `tests/benchmarks`.
-    """
+    """softmax(Q K' / sqrt(d)) V in each of `heads` heads, which divide the width."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -39,9 +37,18 @@ class MultiHeadAttention(nn.Module):
         """Queries from `asking` (b, n, d), keys and values from `asked` (b, m, d); returns (b, n, d)."""
         parts = (self.query(asking), self.key(asked), self.value(asked))
         query, key, value = (rearrange(part, "b n (head d) -> b head n d", head=self.heads) for part in parts)
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (b, head, n, m)
-        weights = functional.dropout(scores.softmax(dim=-1), self.dropout, self.training)
-        return self.output(rearrange(weights @ value, "b head n d -> b n (head d)"))
+        attend = functional.scaled_dot_product_attention if asking.is_cuda else attention_by_products
+        attended = attend(query, key, value, dropout_p=self.dropout if self.training else 0.0)
+        return self.output(rearrange(attended, "b head n d -> b n (head d)"))
+
+
+def attention_by_products(query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0) -> Tensor:
+    """What `scaled_dot_product_attention` makes of (b, head, n, d), (b, head, m, d), (b, head, m, d).
+
+    Faster than that on one CPU thread, with dropout at these sizes; see `tests/benchmarks`.
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (b, head, n, m)
+    return functional.dropout(scores.softmax(dim=-1), dropout_p) @ value
 
 
 class TransformerLayer(nn.Module):
@@ -191,7 +198,9 @@ class LatentMaskedModel(nn.Module):
         scores, tokens, config = prediction.token_scores.flatten(0, 1), prediction.tokens.flatten(), self.config
         regression = functional.mse_loss(prediction.regressed.float(), prediction.target.float())
         classification = functional.cross_entropy(scores.float(), tokens, label_smoothing=config.label_smoothing)
-        counts = torch.bincount(tokens, minlength=config.codewords).float()
+        # Not by bincount, for which a GPU is waited for.
+        counts = torch.zeros(config.codewords, device=tokens.device)
+        counts.index_add_(0, tokens, torch.ones(1, device=tokens.device).expand(len(tokens)))
         return {
             "loss": config.regression_weight * regression + config.classification_weight * classification,
             "regression": regression,
@@ -205,7 +214,7 @@ class LatentMaskedModel(nn.Module):
         """What the losses see of trials (b, channel, time). Tokens are what `draw` picks, by default the likeliest."""
         if mask.shape != (self.encoder.units,) or mask.dtype != torch.bool:
             raise ValueError(f"the mask must be bool and ({self.encoder.units},), not {mask.dtype} {tuple(mask.shape)}")
-        masked, visible = (where.nonzero().flatten().to(trials.device) for where in (mask, ~mask))
+        masked, visible = (where.nonzero().flatten().to(trials.device, non_blocking=True) for where in (mask, ~mask))
         projected = self.encoder.project(trials)  # (b, unit, width)
         placed = projected + self.encoder.position
         encoded = self.encoder.transformer(placed[:, visible])  # (b, v, width)
@@ -218,11 +227,10 @@ class LatentMaskedModel(nn.Module):
         tokens = codes.argmax(dim=-1) if draw is None else draw(codes)
         return MaskedPrediction(masked, visible, regressed, target, tokens, self.tokeniser(regressed))
 
-    @torch.no_grad()
     def update_target(self) -> None:
-        """target = momentum * target + (1 - momentum) * encoder, parameter by parameter."""
-        for target, source in zip(self.target_encoder.parameters(), self.encoder.transformer.parameters(), strict=True):
-            target.lerp_(source, 1 - self.config.momentum)
+        """target = momentum * target + (1 - momentum) * encoder, for all parameters at once."""
+        parts = (self.target_encoder, self.encoder.transformer)
+        get_ema_multi_avg_fn(self.config.momentum)(*(list(part.parameters()) for part in parts), None)
 
 
 def gumbel_arg_max(scores: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -19,6 +19,7 @@ from brainvis.files import ROOT, BrainvisError, DamagedError, file_digests, read
 from brainvis.files.running import MADE
 from brainvis.files.tensors import load_safetensors
 from brainvis.graph import mark
+from brainvis.training import computed_in
 
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "torchmetrics", "open_clip_torch", "mne", "papermill")
 
@@ -72,7 +73,7 @@ def read_product(folder: Path) -> Product:
 
 
 def made_with() -> dict:
-    """Versions, commit and hardware of this run."""
+    """Versions, commit and hardware of this run; for each computation its device and precision, and why that one."""
     commit, changed = (
         subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
         for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "brainvis", "notebooks"))
@@ -86,6 +87,7 @@ def made_with() -> dict:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "computed_in": computed_in,
     }
 
 

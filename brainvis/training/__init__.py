@@ -1,5 +1,15 @@
-"""One loop for every training: `fit`, and `predict`."""
+"""One loop for every training: `fit`, and `predict`; on what device it computes, and in which precision."""
 
-from brainvis.training.loop import History, TrainingError, choose_device, choose_precision, fit, predict
+from brainvis.training.device import Precision, choose_device, choose_precision, computed_in
+from brainvis.training.loop import History, TrainingError, fit, predict
 
-__all__ = ["History", "TrainingError", "choose_device", "choose_precision", "fit", "predict"]
+__all__ = [
+    "History",
+    "Precision",
+    "TrainingError",
+    "choose_device",
+    "choose_precision",
+    "computed_in",
+    "fit",
+    "predict",
+]

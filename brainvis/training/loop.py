@@ -6,19 +6,23 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm as text_bar
 from tqdm.auto import tqdm
 
 from brainvis.configuration import Training
 from brainvis.files import BrainvisError
 from brainvis.training.checkpoint import Checkpoint, Progress, training_identity
+from brainvis.training.device import Precision, choose_device, choose_precision, computed_in
+from brainvis.training.parallel import Team, launch, processes_to_start
 
 Objective = Callable[..., dict[str, Tensor]]
+LOOK_EVERY = 32  # losses a look on a GPU, which has to be waited for
 VALIDATION = "selection"  # the word that seeds validation: another would draw other masks, and change every score
 
 
@@ -69,11 +73,13 @@ def fit(
     choose: tuple[str, str] = ("loss", "min"),
     after_step: Callable[[], None] | None = None,
     monitor: Callable[[nn.Module, int], dict[str, float]] | None = None,
+    precision: str = "auto",
 ) -> History:
     """Trains `model` in place and leaves it, in evaluation mode, with the weights of its best epoch.
 
     Every epoch is seeded from `seed` and its number, validation alike in all: an interrupted training ends with the
-    numbers of an uninterrupted one. Random states outside are left as they were.
+    numbers of an uninterrupted one. Random states outside are left as they were. Several GPUs are all used, unless a
+    device is named; see `brainvis.training.parallel`.
 
     Args:
         objective: (model, *batch) -> scalar tensors, means over the batch; "loss" is minimised, the rest is recorded.
@@ -85,6 +91,7 @@ def fit(
         choose: a term of the objective on the validation tensors and "min" or "max": the best epoch.
         after_step: called after every optimiser step.
         monitor: (model, epoch) -> numbers for the history, called after each epoch in evaluation mode.
+        precision: of matrix products, "auto", "float32" or "bfloat16"; see `choose_precision`.
 
     Raises:
         ValueError: tensors that cannot work, or a term to choose by that the objective does not give.
@@ -96,33 +103,44 @@ def fit(
             raise ValueError(f"{name}: {which} tensors of lengths {lengths}; they need one length, at least 1")
     if choose[1] not in ("min", "max"):
         raise ValueError(f"{name}: choose by the {choose[1]!r} of {choose[0]!r}? It has to be 'min' or 'max'")
-    device = choose_device(device)
-    model.to(device).eval()
-    loop = _Loop(model, objective, training, name, seed, device, choose, after_step, monitor)
-    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    if original is not None:
-        origin = original(model)
-        with forked:
-            return History([], 0, 0.0, origin, loop.validate(validation, epoch=0))
-    if training.epochs == 0:
-        return History([], 0, 0.0)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimiser]
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = kind(learning, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
-    settings = {"name": name, "seed": seed, "choose": list(choose)}
-    identity = training_identity(model, train, validation, training, **settings) if checkpoint else ""
-    stored = Checkpoint(checkpoint, identity)
-    progress = stored.load(model, optimiser)
-    if not progress.finished:
-        # On a CUDA device with room to spare, all data at once: gathering batches there saves a copy in every step.
-        size = sum(tensor.nbytes for tensor in (*train, *validation))
-        place = device if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 2 else None
-        resident = ([tensor.to(place) for tensor in part] for part in (train, validation))
-        with forked:
-            loop.run(progress, optimiser, *resident, stored)
-    model.load_state_dict(progress.best_weights)
-    model.eval()
-    return History(progress.epochs, progress.best_epoch, progress.seconds)
+    given = {"name": name, "seed": seed, "device": device, "checkpoint": checkpoint, "choose": choose}
+    given |= {"after_step": after_step, "monitor": monitor, "precision": precision}
+    if original is None and training.epochs and (processes := processes_to_start(device)) > 1:
+
+        def part() -> tuple[dict, dict[str, Tensor], dict]:
+            history = fit(model, objective, train, validation, training, **given)
+            return asdict(history), {key: value.cpu() for key, value in model.state_dict().items()}, computed_in[name]
+
+        history, weights, computed_in[name] = launch(part, processes)
+        model.load_state_dict(weights)
+        model.eval()
+        return History(**history)
+    with Team.of(device) as team:
+        model.to(team.device).eval()
+        if original is None and training.epochs == 0:
+            return History([], 0, 0.0)
+        numbers = choose_precision(team.device, precision, model)
+        computed_in[name] = asdict(numbers) | {"device": team.device.type, "processes": team.count}
+        loop = _Loop(model, objective, training, name, seed, team, numbers, choose, after_step, monitor)
+        forked = torch.random.fork_rng(devices=[team.device] if team.device.type == "cuda" else [])
+        if original is not None:
+            origin = original(model)
+            with forked:
+                return History([], 0, 0.0, origin, loop.validate(validation, epoch=0))
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimiser]
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimiser = kind(learning, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
+        settings = {"name": name, "seed": seed, "choose": list(choose)}
+        identity = training_identity(model, train, validation, training, **settings) if checkpoint else ""
+        stored = Checkpoint(checkpoint, identity)
+        with team.first_ahead():  # a file that cannot be used is set aside once
+            progress = stored.load(model, optimiser)
+        if not progress.finished:
+            with forked:
+                loop.run(progress, optimiser, loop.placed(train, validation), stored)
+        model.load_state_dict(progress.best_weights)
+        model.eval()
+        return History(progress.epochs, progress.best_epoch, progress.seconds)
 
 
 @dataclass
@@ -134,19 +152,31 @@ class _Loop:
     training: Training
     name: str
     seed: int
-    device: torch.device
+    team: Team
+    precision: Precision
     choose: tuple[str, str]
     after_step: Callable[[], None] | None
     monitor: Callable[[nn.Module, int], dict[str, float]] | None
 
-    def run(self, progress: Progress, optimiser: torch.optim.Optimizer, train, validation, stored) -> None:
+    def placed(self, *parts: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """All data on a CUDA device with room to spare: gathering batches there saves a copy in every step."""
+        device, size = self.team.device, sum(tensor.nbytes for part in parts for tensor in part)
+        if device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] / 2:
+            return list(parts)
+        return [[tensor.to(device) for tensor in part] for part in parts]
+
+    def run(self, progress: Progress, optimiser: torch.optim.Optimizer, parts, stored: Checkpoint) -> None:
         """From `progress` to the last epoch; afterwards `progress` holds everything."""
         epochs, term = self.training.epochs, f"validation_{self.choose[0]}"
         sign = -1.0 if self.choose[1] == "max" else 1.0
-        with tqdm(total=epochs, initial=progress.epoch, desc=self.name, unit="epoch") as bar:
+        shared = self.team.sharing(self.objective, self.model)
+        # A notebook's own bar cannot be drawn by a process that was started from it.
+        bar_of = tqdm if self.team.count == 1 else partial(text_bar, disable=self.team.index > 0)
+        with bar_of(total=epochs, initial=progress.epoch, desc=self.name, unit="epoch") as bar:
             for epoch in range(progress.epoch + 1, epochs + 1):
                 start = time.monotonic()
-                record = {"epoch": epoch} | self.train(train, epoch, optimiser) | self.validate(validation, epoch)
+                record = {"epoch": epoch} | self.train(parts[0], epoch, optimiser, shared)
+                record |= self.validate(parts[1], epoch)
                 if term not in record:
                     raise ValueError(f"{self.name}: no {self.choose[0]!r} to choose by; there are {sorted(record)}")
                 if self.monitor is not None:
@@ -158,18 +188,22 @@ class _Loop:
                 if sign * record[term] < progress.lowest:
                     progress.lowest, progress.best_epoch = sign * record[term], epoch
                     state = self.model.state_dict().items()
-                    progress.best_weights = {key: value.detach().to("cpu", copy=True) for key, value in state}
+                    for key, value in state:  # over the best before: the `paper` alignment network has 1 GB of them
+                        if key not in progress.best_weights:
+                            progress.best_weights[key] = torch.empty_like(value, device="cpu")
+                        progress.best_weights[key].copy_(value)
                 progress.seconds += time.monotonic() - start
-                stored.save(progress, self.model, optimiser)
+                if self.team.index == 0:
+                    stored.save(progress, self.model, optimiser)
                 losses = {part: f"{record[f'{part}_loss']:.3g}" for part in ("train", "validation")}
                 bar.set_postfix(losses | {"best": progress.best_epoch})
                 bar.update()
 
-    def train(self, tensors: Sequence[Tensor], epoch: int, optimiser: torch.optim.Optimizer) -> dict[str, float]:
+    def train(self, tensors: Sequence[Tensor], epoch: int, optimiser, objective: Objective) -> dict[str, float]:
         """One epoch of learning; means of the objective's terms."""
         torch.manual_seed(_derived_seed(self.seed, epoch))
         self.model.train()
-        batches = torch.randperm(len(tensors[0])).split(self.training.batch_size)
+        batches = torch.randperm(len(tensors[0])).to(tensors[0].device).split(self.training.batch_size)
 
         def step(loss: Tensor, batch: int) -> None:
             for group in optimiser.param_groups:
@@ -180,35 +214,67 @@ class _Loop:
             if self.after_step is not None:
                 self.after_step()
 
-        return self._pass("train", tensors, batches, epoch, step)
+        record = self._pass("train", tensors, batches, epoch, objective, step)
+        self.team.share_buffers(self.model)
+        return record
 
     @torch.no_grad()
     def validate(self, tensors: Sequence[Tensor], epoch: int) -> dict[str, float]:
         """Means of the objective's terms on the validation tensors."""
         torch.manual_seed(_derived_seed(self.seed, VALIDATION))
         self.model.eval()
-        return self._pass("validation", tensors, torch.arange(len(tensors[0])).split(self.training.batch_size), epoch)
+        batches = torch.arange(len(tensors[0]), device=tensors[0].device).split(self.training.batch_size)
+        return self._pass("validation", tensors, batches, epoch, self.objective)
 
-    def _pass(self, part: str, tensors, batches, epoch: int, step: Callable[[Tensor, int], None] | None = None) -> dict:
+    def _pass(
+        self,
+        part: str,
+        tensors: Sequence[Tensor],
+        batches: Sequence[Tensor],
+        epoch: int,
+        objective: Objective,
+        step: Callable[[Tensor, int], None] | None = None,
+    ) -> dict[str, float]:
         """Means over all rows: a small last batch counts for as much as it holds."""
-        precision = choose_precision(self.device)
         totals: dict[str, Tensor] = {}
+        losses: list[Tensor] = []
         for number, rows in enumerate(batches):
-            batch = [tensor[rows.to(tensor.device)].to(self.device) for tensor in tensors]
-            with nullcontext() if precision is None else torch.autocast(self.device.type, dtype=precision):
-                terms = self.objective(self.model, *batch)
-            loss = terms["loss"]
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"{self.name}: the loss is {loss.item()} in epoch {epoch} of {self.training.epochs}, "
-                    f"{'training' if part == 'train' else part}, batch {number + 1} of {len(batches)}. Look for huge "
-                    f"values in the trials, or lower the learning rate (now {self.training.learning_rate})."
-                )
+            own, counted = self.team.share(rows)
+            batch = [tensor[own.to(tensor.device)].to(self.team.device) for tensor in tensors]
+            self._seed_share(part, epoch, number)
+            with self.precision.context(self.team.device):
+                terms = objective(self.model, *batch)
+            losses.append(terms["loss"].detach())
+            if self.team.device.type == "cpu" or len(losses) == LOOK_EVERY or number + 1 == len(batches):
+                self._check_finite(losses, part, epoch, number, len(batches))
+                losses = []
             if step is not None:
-                step(loss, number)
+                step(terms["loss"] * (counted * self.team.count / len(rows)), number)
             for key, value in terms.items():
-                totals[key] = totals.get(key, 0.0) + value.detach().float() * len(rows)
-        return {f"{part}_{key}": total.item() / len(tensors[0]) for key, total in totals.items()}
+                totals[key] = totals.get(key, 0.0) + value.detach().float() * counted
+        sums = self.team.sums(totals)
+        return {f"{part}_{key}": total.item() / len(tensors[0]) for key, total in sums.items()}
+
+    def _seed_share(self, part: str, epoch: int, number: int) -> None:
+        """What several processes draw on the CPU, as the masks of LMM, is the same in all of them, whatever each drew
+        for its rows before; what each draws on a GPU of its own is not."""
+        if self.team.count > 1:
+            purpose = f"{epoch if part == 'train' else VALIDATION}/{number}"
+            torch.manual_seed(_derived_seed(self.seed, purpose))
+            if self.team.device.type == "cuda":
+                torch.cuda.manual_seed(_derived_seed(self.seed, f"{purpose}/{self.team.index}"))
+
+    def _check_finite(self, losses: list[Tensor], part: str, epoch: int, number: int, count: int) -> None:
+        """TrainingError if one of the last losses, up to that of batch `number`, is not finite."""
+        values = torch.stack(losses)
+        if values.isfinite().all():
+            return
+        first = int((~values.isfinite()).nonzero()[0])
+        raise TrainingError(
+            f"{self.name}: the loss is {values[first].item()} in epoch {epoch} of {self.training.epochs}, "
+            f"{'training' if part == 'train' else part}, batch {number + 2 - len(losses) + first} of {count}. Look for "
+            f"huge values in the trials, or lower the learning rate (now {self.training.learning_rate})."
+        )
 
 
 def _learning_rate(training: Training, step: int, steps: int) -> float:
@@ -244,22 +310,6 @@ def predict(
     if isinstance(pieces[0], tuple):
         return tuple(torch.cat([piece.cpu() for piece in part]) for part in zip(*pieces, strict=True))
     return torch.cat([piece.cpu() for piece in pieces])
-
-
-def choose_device(name: torch.device | str | None = None) -> torch.device:
-    """The device asked for (ValueError if it is not here), or the best there is: CUDA, Apple's MPS, then the CPU."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    there = [kind for kind, found in available.items() if found]
-    device = torch.device(there[0] if name is None else name)
-    if device.type not in there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"no device {str(name)!r} on this machine; choose from {there}")
-    return device
-
-
-def choose_precision(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where it is faster (CUDA that computes in it, CPUs with AMX), else None: float32 throughout."""
-    cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if cuda or (device.type == "cpu" and torch.cpu._is_amx_tile_supported()) else None
 
 
 def _derived_seed(seed: int, purpose: int | str) -> int:

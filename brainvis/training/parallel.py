@@ -1,0 +1,157 @@
+"""One training on several devices: data parallelism by accelerate, one process for each device.
+
+Under `accelerate launch` or `torchrun`, `fit` joins the processes that these start. Elsewhere it starts one itself for
+each of this machine's GPUs, where there are several and CUDA has not been started by then: they are forked from this
+process, which keeps its model on the CPU, so that its next training can do the same.
+
+Batches are those of one process; each computes its part of every one. So losses, gradients and weights are the same up
+to rounding; dropout draws anew, and a recorded term that is no mean over rows is the mean of the parts'.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import socket
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from brainvis.training.device import choose_device
+
+
+class Team:
+    """The processes that train one model together: `count` of them, of which this one is number `index`."""
+
+    def __init__(self, device: torch.device, accelerator: Any = None) -> None:
+        self.device, self._accelerator = device, accelerator
+        self.count = accelerator.num_processes if accelerator else 1
+        self.index = accelerator.process_index if accelerator else 0
+
+    @classmethod
+    @contextmanager
+    def of(cls, device: torch.device | str | None) -> Iterator[Self]:
+        """All processes that were launched together with this one, each with its device; by default this one alone."""
+        device = choose_device(device)
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            yield cls(device)
+            return
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+
+        # static_graph: weights that no gradient reaches are found once, in the first step.
+        how = DistributedDataParallelKwargs(static_graph=True)
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[how])
+        try:
+            yield cls(accelerator.device, accelerator)
+        finally:
+            accelerator.free_memory()
+
+    def share(self, rows: Tensor) -> tuple[Tensor, int]:
+        """This process's part of the rows (b,) of a batch, and how many of these count.
+
+        A process without a part, where a batch has fewer rows than there are processes, computes one that does not.
+        """
+        own = rows.tensor_split(self.count)[self.index]
+        return (own, len(own)) if len(own) else (rows[:1], 0)
+
+    def sharing(self, objective: Callable[..., dict[str, Tensor]], model: nn.Module) -> Callable[..., dict]:
+        """The objective for parts of batches: the gradients that it leaves are the mean over the processes.
+
+        The weights of all become those of the first process.
+        """
+        if self.count == 1:
+            return objective
+        prepared = self._accelerator.prepare(_Objective(objective, model))
+        return lambda _, *batch: prepared(*batch)
+
+    def sums(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The totals of all processes together."""
+        if self.count == 1:
+            return totals
+        stacked = torch.stack([total.to(self.device) for total in totals.values()])
+        return dict(zip(totals, self._accelerator.reduce(stacked, "sum"), strict=True))
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Running statistics, which each process has of its own rows, become those of the first process."""
+        if self.count > 1:
+            from accelerate.utils import broadcast
+
+            for buffer in model.buffers():
+                buffer.copy_(broadcast(buffer))
+
+    def first_ahead(self) -> AbstractContextManager:
+        """In here the first process goes ahead; the others follow when it is through."""
+        return nullcontext() if self.count == 1 else self._accelerator.main_process_first()
+
+
+class _Objective(nn.Module):
+    """An objective as a module, for accelerate wraps modules: gradients are averaged while others are computed."""
+
+    def __init__(self, objective: Callable[..., dict[str, Tensor]], model: nn.Module) -> None:
+        super().__init__()
+        self.objective, self.model = objective, model
+
+    def forward(self, *batch: Tensor) -> dict[str, Tensor]:
+        return self.objective(self.model, *batch)
+
+
+def processes_to_start(device: torch.device | str | None) -> int:
+    """How many processes a training has to start: one for each GPU, if no device is asked for and there are several."""
+    gpus = torch.cuda.device_count()
+    if device is not None or gpus < 2 or "WORLD_SIZE" in os.environ or not hasattr(os, "fork"):
+        return 1
+    if torch.cuda.is_initialized():
+        warnings.warn(
+            f"one of {gpus} GPUs is used: CUDA was started before this training, and no process can be forked from "
+            "then on. Train in a notebook or script that has put nothing on a GPU yet, or under accelerate launch",
+            stacklevel=3,
+        )
+        return 1
+    return gpus
+
+
+def launch(function: Callable[[], Any], processes: int) -> Any:
+    """What `function` returns in the first of several processes that are forked from this one and run it together.
+
+    What it returns is pickled, and so is what it raises in any of them, which is raised here.
+    """
+    from accelerate import notebook_launcher
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def run() -> None:
+            torch.set_num_threads(1)  # OpenMP's other threads are not there after a fork, and would be waited for
+            rank = os.environ["RANK"]
+            try:
+                result = function()
+                if rank == "0":
+                    with open(Path(folder) / "result", "wb") as file:
+                        pickle.dump(result, file)
+            except Exception as error:
+                with suppress(Exception):  # one that cannot be pickled: the launcher's own says which process failed
+                    (Path(folder) / f"{rank}.error").write_bytes(pickle.dumps(error))
+                raise
+            torch.distributed.destroy_process_group()
+
+        try:
+            with redirect_stdout(io.StringIO()):  # it prints what it does
+                notebook_launcher(run, num_processes=processes, use_port=str(_free_port()))
+        except Exception as failure:
+            if errors := sorted(Path(folder).glob("*.error"), key=lambda file: file.stat().st_mtime_ns):
+                raise pickle.loads(errors[0].read_bytes()) from failure
+            raise
+        with open(Path(folder) / "result", "rb") as file:
+            return pickle.load(file)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
