@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from helpers.tiny_backbone import write_backbone
 
@@ -19,7 +20,7 @@ def backbone(tiny):
     """Loaded on the CPU."""
     from brainvis.generation.stable_diffusion import load_stable_diffusion
 
-    return load_stable_diffusion(tiny, "cpu")
+    return load_stable_diffusion(tiny, "cpu", torch.float32)
 
 
 @pytest.fixture(scope="session")

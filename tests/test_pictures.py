@@ -114,7 +114,8 @@ def write(path, content, **options):
 
 pictures.write_aside = write
 config, embeddings = Generation(samples=2, semantic_steps=2, batch_size=4), torch.load(embeddings, weights_only=True)
-semantic_stage(load_stable_diffusion(backbone, "cpu"), embeddings, config, 0, [3, 14, 15, 92, 65], folder=folder)
+backbone = load_stable_diffusion(backbone, "cpu", torch.float32)
+semantic_stage(backbone, embeddings, config, 0, [3, 14, 15, 92, 65], folder=folder)
 """
 
 

@@ -11,10 +11,11 @@ from helpers.pipelines import CAPTIONS, assert_same_weights, networks
 from helpers.tiny_backbone import RESOLUTION, WIDTH, random_pipeline, shrunken_configuration
 from safetensors.torch import load_file, save_file
 
+from brainvis.configuration import PRESETS
 from brainvis.generation.checkpoints import safetensors_shapes
 from brainvis.generation.stable_diffusion import (
     CONFIGURATION,
-    choose_number_type,
+    choose_types,
     clip_tokenizer,
     load_stable_diffusion,
 )
@@ -266,11 +267,25 @@ def test_the_tokenizer_is_that_of_clip():
     assert len(words("cat " * 100, truncation=True).input_ids) == 77
 
 
-def test_half_precision_only_where_it_is_fast():
-    assert choose_number_type(torch.device("cuda")) == torch.float16
-    assert choose_number_type(torch.device("mps")) == choose_number_type(torch.device("cpu")) == torch.float32
-    assert choose_number_type(torch.device("cpu"), "bfloat16") == torch.bfloat16
-    assert choose_number_type(torch.device("cuda"), "float32") == torch.float32
+def test_types_of_numbers_by_device(monkeypatch):
+    cpu, cuda, mps = map(torch.device, ("cpu", "cuda", "mps"))
+    assert choose_types(cuda) == (torch.float16, None)
+    assert choose_types(cuda, "float32") == (torch.float32, None)
+    assert choose_types(mps) == choose_types(cpu, "float32") == (torch.float32, None)
+    dtype, of_unet = choose_types(cpu, "bfloat16")
+    assert dtype == torch.float32 and of_unet.precision == "bfloat16"
+
+
+def test_a_unet_in_bfloat16_moves_pixels_by_little(tiny):
+    pictures = {}
+    for precision in ("float32", "bfloat16"):
+        backbone = load_stable_diffusion(tiny, "cpu", precision=precision)
+        assert backbone.dtype == torch.float32 and ("bfloat16" in backbone.number_type) == (precision == "bfloat16")
+        noise = [torch.Generator().manual_seed(number) for number in range(2)]
+        embeddings = torch.randn(2, *backbone.conditioning_shape, generator=torch.Generator().manual_seed(0))
+        pictures[precision] = backbone.draw(embeddings, noise, PRESETS["smoke"].generation)
+    moved = (pictures["float32"] - pictures["bfloat16"]).abs()
+    assert 0 < moved.max() and moved.mean() < 1 / 255
 
 
 def test_large_pictures_are_decoded_one_by_one(single_file, configuration, monkeypatch):

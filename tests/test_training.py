@@ -8,7 +8,7 @@ from torch import nn
 
 import brainvis.training.checkpoint as checkpoints
 import brainvis.training.device as devices
-from brainvis.configuration import PRESETS, Alignment, Configuration, Fusion, TimeBranch, Training
+from brainvis.configuration import Alignment, Configuration, Fusion, TimeBranch, Training
 from brainvis.models.alignment import AlignedEncoder, AlignmentNetwork, semantic_interpolation_loss
 from brainvis.models.fusion import FusedEncoder
 from brainvis.models.time import LatentMaskedModel, TimeEncoder
@@ -69,7 +69,7 @@ def test_equals_a_plain_loop():
     training = Training(epochs=5, learning_rate=1e-2, batch_size=20, schedule="cosine", weight_decay=0.1)
     fitted, plain = nn.Linear(3, 2), nn.Linear(3, 2)
     plain.load_state_dict(fitted.state_dict())
-    history = run(fitted, training=training, choose=("accuracy", "max"))
+    history = run(fitted, training=training, choose=("accuracy", "max"), precision="float32")
     rates = [1e-2] + [1e-2 * 0.5 * (1 + math.cos(math.pi * k / 4)) for k in (1, 2, 3, 4)]
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in plain.parameters()]
     inputs, labels = data()
@@ -409,50 +409,36 @@ def test_device_and_precision(monkeypatch):
 
 
 def test_precision_on_cpus(monkeypatch):
-    """AMX decides; then what the CPU can; then how large the model is; only then is anything measured."""
-    cpu, large, small = torch.device("cpu"), nn.Linear(1024, 1024), nn.Linear(1024, 1023)
-    gains = []
-    monkeypatch.setattr(devices, "bfloat16_gain", lambda: gains.pop())
-    for amx, can, model, gain, chosen, why in (
-        (True, {}, small, None, "bfloat16", "AMX"),
-        (False, {"avx2": True}, large, None, "float32", "no instructions"),
-        (False, {"avx512_bf16": True}, small, None, "float32", "below 1024 x 1024"),
-        (False, {"avx512_bf16": True}, large, 1.4, "float32", "not 1.5 times"),
-        (False, {"avx512_bf16": True}, large, 1.6, "bfloat16", "at least 1.5 times"),
-        (False, {"bf16": True}, large, 1.6, "bfloat16", "at least 1.5 times"),
+    """AMX decides, but for convolutions; then what the CPU can; only then is anything measured."""
+    cpu, gains = torch.device("cpu"), []
+    monkeypatch.setattr(devices, "bfloat16_gain", lambda convolutions: gains.pop())
+    for amx, can, convolutions, gain, chosen, why in (
+        (True, {}, False, None, "bfloat16", "AMX"),
+        (True, {}, True, 0.8, "float32", "convolutions of this CPU are not 1.5 times"),
+        (False, {"avx2": True}, False, None, "float32", "no instructions"),
+        (False, {"avx512_bf16": True}, False, 1.4, "float32", "not 1.5 times"),
+        (False, {"avx512_bf16": True}, False, 1.6, "bfloat16", "at least 1.5 times"),
+        (False, {"bf16": True}, True, 1.6, "bfloat16", "at least 1.5 times"),
     ):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can)
         gains[:] = [] if gain is None else [gain]
-        found = choose_precision(cpu, "auto", model)
+        found = choose_precision(cpu, "auto", convolutions)
         assert found.precision == chosen and why in found.why and not gains
-    assert choose_precision(cpu, "float32", large).why == "asked for"
+    assert choose_precision(cpu, "float32").why == "asked for"
     with pytest.raises(ValueError, match="precision is 'half'"):
         choose_precision(cpu, "half")
 
 
-def test_the_gain_is_measured_once(monkeypatch):
+@pytest.mark.parametrize("convolutions", [False, True])
+def test_the_gain_is_measured_once(monkeypatch, convolutions):
     devices.bfloat16_gain.cache_clear()
     monkeypatch.setattr(devices, "SECONDS", 0.01)
     before = torch.get_rng_state()
-    gain = devices.bfloat16_gain()
-    assert gain > 0 and devices.bfloat16_gain() == gain
+    gain = devices.bfloat16_gain(convolutions)
+    assert gain > 0 and devices.bfloat16_gain(convolutions) == gain
     assert torch.equal(torch.get_rng_state(), before)
     devices.bfloat16_gain.cache_clear()
-
-
-def test_demo_stays_in_float32_where_it_would_be_measured(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    monkeypatch.setattr(devices, "bfloat16_gain", lambda: 2.0)
-    for preset, shape, precision in (("demo", (16, 96), "float32"), ("paper", (77, 768), "bfloat16")):
-        config = PRESETS[preset]
-        with torch.device("meta"):
-            masked = LatentMaskedModel(TimeEncoder(128, 440, 1000.0, config=config.time))
-            fused = FusedEncoder(128, 440, 1000.0, 40, config)
-            aligned = AlignedEncoder(fused, AlignmentNetwork(fused.width + 40, shape, config.alignment))
-        for model in (masked, aligned):
-            assert choose_precision(torch.device("cpu"), "auto", model).precision == precision
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -173,7 +173,7 @@ def _drawn_by(generator: Generator) -> dict[str, str | int]:
     return {
         "generator": generator.fingerprint,
         "resolution": generator.resolution,
-        "number_type": str(generator.dtype).removeprefix("torch."),
+        "number_type": getattr(generator, "number_type", str(generator.dtype)),
         "device": torch.device(generator.device).type,
         "versions": " ".join(f"{name} {version(name)}" for name in ("torch", "diffusers")),
         "code": code_digest(*modules, leave_out=NOT_DRAWING),

@@ -10,7 +10,7 @@ import gzip
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from brainvis.generation.weights import (
     weights_variant,
 )
 from brainvis.phantom.judge import load_judge
-from brainvis.training import choose_device, computed_in
+from brainvis.training import Precision, choose_device, choose_precision, computed_in
 
 CONFIGURATION = Path(__file__).parent / "sd15"
 TOKENS = 77  # of a text, with its beginning and end
@@ -62,6 +62,7 @@ class StableDiffusion:
     judge: nn.Module | None
     clip: Clip | None
     fingerprint: str
+    precision: Precision | None = None  # of the UNet, whose weights have the type of all; None: that type
     _prompts: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -74,6 +75,12 @@ class StableDiffusion:
 
     device = property(lambda self: self.pipeline.unet.device)
     dtype = property(lambda self: self.pipeline.unet.dtype)
+
+    @property
+    def number_type(self) -> str:
+        """What it computes in, for those who have to tell pictures of one from pictures of another."""
+        other = self.precision and self.precision.precision
+        return f"{self.dtype}, UNet in {other}" if other else str(self.dtype)
 
     def text_embeddings(self, texts: Sequence[str]) -> Tensor:
         """Last hidden states of the text encoder, as the pipeline conditions on them: (n, tokens, width) float32, CPU.
@@ -117,7 +124,9 @@ class StableDiffusion:
     @torch.inference_mode()
     def _pictures(self, latents: Tensor, embeddings: Tensor, sampling: Sampling) -> Tensor:
         empty = self._prompted([""]) if sampling.guidance > 1 else None
-        return decode(self.pipeline, denoise(self.pipeline, latents, embeddings, empty, sampling))
+        with self.precision.context(self.device) if self.precision else nullcontext():
+            latents = denoise(self.pipeline, latents, embeddings, empty, sampling)
+        return decode(self.pipeline, latents)
 
     def _prompted(self, names: list[str]) -> Tensor:
         """Embeddings of prompts, each of which is encoded once, whatever batch it comes in."""
@@ -138,12 +147,12 @@ def load_stable_diffusion(
     Memory for Stable Diffusion 1.5, calculated from its layers, not measured: on a GPU 2.1 GB of weights and 0.6 GB of
     activations for 4 pictures of 512 x 512 under guidance, under 4 GB with what CUDA takes; on a CPU twice as much.
 
-    `dtype` None: see `choose_number_type`; `configuration` is the folder that says the architecture of a single file.
+    `dtype` None: see `choose_types`, which hears of `precision`; `configuration` is the folder that says the
+    architecture of a single file.
     BackboneError if it is unknown, absent and not to be fetched, or unreadable.
     """
     place, device, judge, clip = obtain_backbone(name), choose_device(device), None, None
-    dtype = dtype or choose_number_type(device, precision)
-    computed_in["generator"] = {"precision": str(dtype).removeprefix("torch."), "device": device.type}
+    dtype, of_unet = (dtype, None) if dtype else choose_types(device, precision)
     try:
         if place.is_file():
             pipeline = read_single_file(place, dtype, configuration)
@@ -165,7 +174,9 @@ def load_stable_diffusion(
     for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         network.requires_grad_(False).eval()
         network.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
-    backbone = StableDiffusion(str(name), pipeline, judge, clip, backbone_fingerprint(name))
+    backbone = StableDiffusion(str(name), pipeline, judge, clip, backbone_fingerprint(name), of_unet)
+    said = {"precision": backbone.number_type, "device": device.type}
+    computed_in["generator"] = said | ({"why": of_unet.why} if of_unet else {})
     if backbone.resolution > LARGE:
         pipeline.vae.enable_slicing()
     if device.type == "mps":
@@ -173,15 +184,18 @@ def load_stable_diffusion(
     return backbone
 
 
-def choose_number_type(device: torch.device, precision: str = "auto") -> torch.dtype:
-    """The precision asked for; "auto" is float16 on a CUDA GPU, float32 elsewhere: CPUs are slow in half precision, and
-    MPS has given black pictures.
+def choose_types(device: torch.device, precision: str = "auto") -> tuple[torch.dtype, Precision | None]:
+    """The type of a generator's numbers on a device, and the precision of its UNet if that is another.
 
-    Stable Diffusion 1.x stays within float16's range; bfloat16 has steps near 1 as large as those between grey levels.
+    "auto" on a CUDA GPU is float16, within whose range Stable Diffusion 1.x stays; elsewhere it is float32, as CPUs are
+    slow in half precision and MPS has given black pictures. bfloat16, which has steps near 1 as large as those between
+    grey levels, is for the UNet of a CPU alone, whose output is summed up in float32: it moves pixels by a sixth of a
+    grey level on average.
     """
-    if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    return torch.float16 if device.type == "cuda" else torch.float32
+    if device.type == "cuda":
+        return {"auto": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16}[precision], None
+    chosen = choose_precision(device, precision, convolutions=True)
+    return torch.float32, chosen if chosen.precision != "float32" else None
 
 
 def read_single_file(path: Path, dtype: torch.dtype, configuration: Path = CONFIGURATION) -> StableDiffusionPipeline:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import nn
+from torch import Tensor
+from torch.nn import functional
 
 # Whether there is a GPU is asked of its driver, without starting CUDA: a process that has started it cannot be forked.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
-LARGE = 1024  # rows and columns; matrices from here on are worth their conversion to bfloat16, measured on a Zen 4
 CLEARLY = 1.5  # times as fast; CPUs come out near 2, or at 1 and below: chance does not turn one into the other
 SECONDS = 0.5  # of measuring
 
@@ -45,11 +45,11 @@ def choose_device(name: torch.device | str | None = None) -> torch.device:
     return device
 
 
-def choose_precision(device: torch.device, asked: str = "auto", model: nn.Module | None = None) -> Precision:
+def choose_precision(device: torch.device, asked: str = "auto", convolutions: bool = False) -> Precision:
     """The precision asked for, or the fastest: the same whenever it is asked for on the same machine.
 
     "auto" is bfloat16 on CUDA devices that compute in it and on CPUs with AMX. Other CPUs with instructions for it are
-    measured, once a process, for a model that is large enough to gain. All else is float32.
+    measured, once a process; so are all of them for a network of `convolutions`, which some are slower at in bfloat16.
     """
     if asked != "auto":
         if asked not in ("float32", "bfloat16"):
@@ -61,34 +61,34 @@ def choose_precision(device: torch.device, asked: str = "auto", model: nn.Module
         return Precision("float32", "the GPU does not compute in bfloat16")
     if device.type != "cpu":
         return Precision("float32", f"nothing else was tried on {device.type}")
-    if torch.cpu._is_amx_tile_supported():
+    has_tiles, can = torch.cpu._is_amx_tile_supported(), torch.cpu.get_capabilities()
+    if has_tiles and not convolutions:
         return Precision("bfloat16", "the CPU has AMX")
-    can = torch.cpu.get_capabilities()
-    if not (can.get("avx512_bf16") or can.get("bf16")):  # x86 or Arm
+    if not (has_tiles or can.get("avx512_bf16") or can.get("bf16")):  # x86 or Arm
         return Precision("float32", "the CPU has no instructions for bfloat16")
-    if model is None or not _is_large(model):
-        return Precision("float32", f"most weights are in matrices below {LARGE} x {LARGE}: this CPU gains little")
-    if bfloat16_gain() < CLEARLY:
-        return Precision("float32", f"measured: this CPU is not {CLEARLY} times as fast in bfloat16")
-    return Precision("bfloat16", f"measured: this CPU is at least {CLEARLY} times as fast in it")
-
-
-def _is_large(model: nn.Module) -> bool:
-    """Whether most weights are in matrices of `LARGE` rows and columns or more."""
-    matrices = [weight.flatten(1) for weight in model.parameters() if weight.ndim > 1]
-    large = [matrix.numel() for matrix in matrices if min(matrix.shape) >= LARGE]
-    return sum(large) > sum(matrix.numel() for matrix in matrices) / 2
+    what = "convolutions" if convolutions else "matrix products"
+    if bfloat16_gain(convolutions) < CLEARLY:
+        return Precision("float32", f"measured: {what} of this CPU are not {CLEARLY} times as fast in bfloat16")
+    return Precision("bfloat16", f"measured: {what} of this CPU are at least {CLEARLY} times as fast in it")
 
 
 @cache
-def bfloat16_gain() -> float:
-    """How many times faster this CPU multiplies matrices in bfloat16 than in float32: the best of many, in turn, so
-    that what else the machine does falls on both."""
-    matrices = [torch.ones(LARGE, LARGE, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]  # no chance in it
+def bfloat16_gain(convolutions: bool = False) -> float:
+    """How many times faster this CPU is in bfloat16 than in float32 at matrix products or convolutions: the best of
+    many, in turn, so that what else the machine does falls on both."""
     best, start = [float("inf"), float("inf")], time.monotonic()
+    pairs = [_factors(dtype, convolutions) for dtype in (torch.float32, torch.bfloat16)]
     while time.monotonic() < start + SECONDS:
-        for index, matrix in enumerate(matrices):
+        for index, (first, second) in enumerate(pairs):
             before = time.perf_counter()
-            matrix @ matrix
+            functional.conv2d(first, second, padding=1) if convolutions else first @ second
             best[index] = min(best[index], time.perf_counter() - before)
     return best[0] / best[1]
+
+
+def _factors(dtype: torch.dtype, convolutions: bool) -> list[Tensor]:
+    """Ones, not random numbers: nobody's random state is touched."""
+    if not convolutions:
+        return [torch.ones(1024, 1024, dtype=dtype) for _ in range(2)]
+    shapes = (16, 256, 16, 16), (256, 256, 3, 3)  # pictures and kernels
+    return [torch.ones(shape, dtype=dtype).to(memory_format=torch.channels_last) for shape in shapes]

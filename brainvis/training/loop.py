@@ -119,7 +119,7 @@ def fit(
         model.to(team.device).eval()
         if original is None and training.epochs == 0:
             return History([], 0, 0.0)
-        numbers = choose_precision(team.device, precision, model)
+        numbers = choose_precision(team.device, precision)
         computed_in[name] = asdict(numbers) | {"device": team.device.type, "processes": team.count}
         loop = _Loop(model, objective, training, name, seed, team, numbers, choose, after_step, monitor)
         forked = torch.random.fork_rng(devices=[team.device] if team.device.type == "cuda" else [])
