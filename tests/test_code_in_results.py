@@ -39,8 +39,8 @@ CHANGES = {
     ),
     "a metric of pictures": (
         "brainvis/evaluation/pictures.py",
-        r"data_range=1\.0",
-        "data_range=2.0",
+        r"sigma=1\.5",
+        "sigma=2.5",
         {"06_generation": 4, **AFTER},
     ),
     "a mask ratio": (
