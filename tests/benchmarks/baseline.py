@@ -213,9 +213,9 @@ class Trials(Dataset):
         return tuple(tensor[trial] for tensor in self.tensors)
 
 
-def batches(trials: Trials, size: int, device: str) -> Iterator[list[Tensor]]:
-    """All trials once, in random order, on the device, in single precision."""
-    for batch in DataLoader(trials, size, shuffle=True):
+def batches(trials: Trials, size: int, device: str, shuffle: bool = True) -> Iterator[list[Tensor]]:
+    """All trials once, on the device, in single precision."""
+    for batch in DataLoader(trials, size, shuffle):
         yield [part.float().to(device) if part.is_floating_point() else part.to(device) for part in batch]
 
 
