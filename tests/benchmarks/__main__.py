@@ -1,9 +1,9 @@
 """Measures how fast brainvis is: against `baseline`, the same maths the obvious way, and against what this machine can
 do. Every figure is a ratio within a run in which contestants take turns; nothing is asserted.
 
-make benchmark                                        all parts, demo and paper size: ten minutes on two cores
+make benchmark                                        all parts, demo and paper size: ten minutes on two idle cores
 make benchmark ARGS="steps --size paper --case fusion"
-make benchmark ARGS="pictures opening --full"         Stable Diffusion, ViT-H/14 and EEGCVPR40 at their full size
+make benchmark ARGS=--full                            the data at full size, every training, ViT-H/14: hours on a CPU
 make benchmark ARGS=--show                            the table of what was measured so far
 
 Each row is in the JSON file as soon as it is measured; an interrupted run goes on with --resume.
@@ -170,10 +170,9 @@ def _spread(figure: dict | None, percent: bool = False) -> str:
 
 def _note(row: dict) -> str:
     """What else there is to say."""
-    for what in ("float32", "import torch"):
-        if figure := row.get(f"times_{what.replace(' ', '_')}"):
-            return f"{_spread(figure)} times {what}"
-    return row["settings"].get("note", "")
+    others = [key for key in row if key.startswith("times_") and key != "times_baseline"]
+    said = [f"{_spread(row[key])} times {key.removeprefix('times_').replace('_', ' ')}" for key in others]
+    return "; ".join(filter(None, [*said, row["settings"].get("note", "")]))
 
 
 def _memory(peak: dict | None) -> str:

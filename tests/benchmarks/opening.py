@@ -109,6 +109,18 @@ def targets_as_text(turns: Turns, folder: str, count: int, trials: int) -> None:
     del held
 
 
+def opened_once(turns: Turns, folder: str) -> None:
+    """Open it, and leave behind what an opening leaves."""
+    load_dataset("eegcvpr40", folder=Path(folder))
+    turns.ready()
+
+
+def targets_once(turns: Turns, folder: str, count: int, trials: int) -> None:
+    """Read them, so that they are known to be whole."""
+    build_text_embeddings(RandomEncoder(), texts(count), Path(folder) / "targets.safetensors")
+    turns.ready()
+
+
 # Rows
 
 
@@ -149,12 +161,6 @@ def _opening(size: str, options) -> dict:
     return _seconds(outcome, {"trials": TRIALS // PARTS[size]})
 
 
-def opened_once(turns: Turns, folder: str) -> None:
-    """Open it, and leave behind what an opening leaves."""
-    load_dataset("eegcvpr40", folder=Path(folder))
-    turns.ready()
-
-
 def _targets(size: str, options) -> dict:
     folder, count, trials = options.scratch / f"targets-{size}", TEXTS // PARTS[size] or 1, TRIALS // PARTS[size]
     arguments = {"folder": str(folder), "count": max(count, 8)}
@@ -172,12 +178,6 @@ def _targets(size: str, options) -> dict:
     outcome = compete(contestants, options.rounds or (1 if size == "full" else 3), options.environment, fresh=True)
     note = "" if fits else f"the obvious way needs {needed / 1e9:.0f} GB, which are not free"
     return _seconds(outcome, {"trials": trials, "texts": arguments["count"], "note": note})
-
-
-def targets_once(turns: Turns, folder: str, count: int, trials: int) -> None:
-    """Read them, so that they are known to be whole."""
-    build_text_embeddings(RandomEncoder(), texts(count), Path(folder) / "targets.safetensors")
-    turns.ready()
 
 
 def _seconds(outcome, settings: dict) -> dict:

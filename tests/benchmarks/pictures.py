@@ -278,7 +278,7 @@ def _stage(name: str, size: str, options) -> dict:
     arguments |= {"trials": trials, "warm": not slow, "device": options.device}
     contestants = {
         "package": ("benchmarks.pictures:stage", arguments),
-        "baseline": ("benchmarks.pictures:one_by_one", arguments),
+        "baseline": ("benchmarks.pictures:one_by_one", arguments | {"trials": min(trials, 2)}),  # it has no batches
     }
     rounds = options.rounds or (1 if slow else 3)
     settings = {key: config[key] for key in ("samples", "batch_size", f"{name}_steps", f"{name}_guidance", "strength")}

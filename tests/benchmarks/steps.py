@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from brainvis.models.alignment import AlignedEncoder, AlignmentNetwork, alignmen
 from brainvis.models.encoder import classification_objective
 from brainvis.models.frequency import FrequencyEncoder
 from brainvis.models.fusion import FusedEncoder
-from brainvis.models.time import LatentMaskedModel, TimeEncoder, masked_modeling_objective
+from brainvis.models.time import LatentMaskedModel, MultiHeadAttention, TimeEncoder, masked_modeling_objective
 from brainvis.training import fit
 
 CHANNELS, SAMPLES, RATE, CLASSES = 128, 440, 1000.0, 40  # of EEGCVPR40
@@ -166,6 +167,27 @@ def operations(model: nn.Module, loss: Callable, tensors: list[Tensor]) -> float
     return counter.get_total_flops() / len(parts[0])
 
 
+class FusedAttention(baseline.Attention):
+    """The same by torch's one operation, which may do what it likes inside."""
+
+    def forward(self, asking: Tensor, asked: Tensor) -> Tensor:
+        parts = self.query(asking), self.key(asked), self.value(asked)
+        heads = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)  # (b, head, n, d)
+        mixed = functional.scaled_dot_product_attention(*heads, dropout_p=self.dropout.p)
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+
+def attention(turns: Turns, kind: str, size: str, batch: int, steps: int, device: str) -> None:
+    """Attention of all units of a trial to themselves, with dropout, forward and backward."""
+    config, kinds = PRESETS[size].time, {"baseline": baseline.Attention, "fused": FusedAttention}
+    layer = kinds.get(kind, MultiHeadAttention)(config.width, config.heads, config.dropout).to(device).train()
+    units = torch.randn(batch, SAMPLES // config.unit_length, config.width, device=device, requires_grad=True)
+    for number in count():
+        for _ in range(steps):
+            layer(units, units).sum().backward()
+        turns(steps * batch) if number else turns.ready()
+
+
 def read(turns: Turns, trials: int, batch: int, device: str) -> None:
     """Batches as `fit` gathers them: rows of one array."""
     data, rows = torch.randn(trials, CHANNELS, SAMPLES), torch.randperm(trials).split(batch)
@@ -190,13 +212,14 @@ def read_one_by_one(turns: Turns, trials: int, batch: int, device: str) -> None:
 
 
 def measurements(options) -> Iterator[tuple[str, str, Callable[[], dict]]]:
-    """A row a case and size, and the data that an epoch hands over."""
+    """A row a case and size; attention alone; the data that an epoch hands over."""
     for size in options.sizes:
         slow = size == "paper" and options.device == "cpu" and not options.full
         for case in CASES:
             if slow and case in ("fine-tuning", "fusion"):  # a minute each; alignment has both inside
                 continue
             yield case, size, lambda case=case, size=size: _step(case, size, options)
+        yield "attention", size, lambda size=size: _attention(size, options)
         yield "batches of an epoch", size, lambda size=size: _reading(size, options)
 
 
@@ -206,8 +229,9 @@ def settings(case: str, size: str, options) -> dict[str, int]:
     slow = size == "paper" and options.device == "cpu" and case != "frequency branch"
     if slow:
         batch = 16  # of the published 128: a step takes seconds
-    chosen = {"batch": options.batch or batch, "steps": options.steps or (1 if slow else 10)}
-    rounds, warm = options.rounds or (2 if slow else 7), 1 if options.device == "cpu" else 5
+    steps, rounds = (1, 2) if slow else (4, 5) if size == "paper" and options.device == "cpu" else (10, 7)
+    chosen = {"batch": options.batch or batch, "steps": options.steps or steps}
+    rounds, warm = options.rounds or rounds, 1 if options.device == "cpu" else 5
     if size == "smoke":
         chosen = {"batch": 4, "steps": 1}
     return chosen | {"rounds": rounds, "warm": warm}
@@ -239,6 +263,22 @@ def _step(case: str, size: str, options) -> dict:
         "peak": {name: outcome.peaks[name] for name in contestants},
         "bytes_of_trials": 4 * trials * CHANNELS * SAMPLES,
         "settings": {**chosen, **outcome.facts["package"]},
+    }
+
+
+def _attention(size: str, options) -> dict:
+    chosen = settings("fine-tuning", size, options)
+    arguments = {"size": size, "batch": chosen["batch"], "steps": chosen["steps"], "device": options.device}
+    kinds = ("package", "baseline", "fused")
+    contestants = {kind: ("benchmarks.steps:attention", {"kind": kind, **arguments}) for kind in kinds}
+    outcome = compete(contestants, chosen["rounds"], options.environment)
+    return {
+        "unit": "trials/s",
+        "package": spread(outcome.rates["package"]),
+        "baseline": spread(outcome.rates["baseline"]),
+        "times_baseline": spread(outcome.ratio("package", "baseline")),
+        "times_fused": spread(outcome.ratio("package", "fused")),
+        "settings": arguments,
     }
 
 
