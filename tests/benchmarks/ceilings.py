@@ -95,6 +95,6 @@ def measurements(options) -> Iterator[tuple[str, str, Callable[[], dict]]]:
 
 
 def _row(pair: dict[str, Who], unit: str, options) -> dict:
-    outcome = compete(pair, options.rounds or 5, options.environment)
+    outcome = compete(pair, options.rounds or 3, options.environment)
     row = {"unit": unit, "package": spread([rate / 1e9 for rate in outcome.rates["case"]]), "settings": pair["case"][1]}
     return row | ({"times_float32": spread(outcome.ratio("case", "float32"))} if "float32" in pair else {})

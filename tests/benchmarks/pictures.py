@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -184,8 +185,10 @@ def judging(turns: Turns, name: str, pictures: int, side: int, device: str) -> N
     if name == "judge":
         judge = judges.own_judge(load_generator("phantom", device))
     else:
-        known, file = replace(judges.NETWORKS[name], build=lambda state: network(name)), _no_weights()
-        look = known.open(file, torch.device(device))
+        known = replace(judges.NETWORKS[name], build=lambda state: network(name))  # whatever is in the file
+        with tempfile.TemporaryDirectory() as folder:
+            save_file({"none": torch.zeros(1)}, Path(folder) / "none.safetensors")
+            look = known.open(Path(folder) / "none.safetensors", torch.device(device))
         judge = judges.Judge(name, lambda: look, lambda: "", batch_size=known.batch_size)
     shown = random_pictures(pictures, side)
     judge.look(shown[:1])
@@ -214,15 +217,6 @@ def judging_one_by_one(turns: Turns, name: str, pictures: int, side: int, device
                 said = answer(prepare(picture[None]).to(device))
                 said = {key: values.cpu() for key, values in said.items()}
             turns(pictures)
-
-
-def _no_weights() -> Path:
-    """A file of tensors for a network that takes none of them."""
-    from safetensors.torch import save_file
-
-    folder = Path(tempfile.mkdtemp())
-    save_file({"none": torch.zeros(1)}, folder / "none.safetensors")
-    return folder / "none.safetensors"
 
 
 def captioning(turns: Turns, folder: str, pictures: int, batch: int, device: str) -> None:
@@ -255,12 +249,13 @@ def captioning_one_by_one(turns: Turns, folder: str, pictures: int, batch: int, 
 def measurements(options) -> Iterator[tuple[str, str, Callable[[], dict]]]:
     """Both stages, captions and judges."""
     for size in options.sizes:
-        for name in ("semantic", "refinement"):
+        fast = size != "paper" or options.device != "cpu" or options.full
+        for name in ("semantic", "refinement") if fast else ("semantic",):  # minutes, for the same networks
             yield f"{name} stage", size, lambda name=name, size=size: _stage(name, size, options)
         if size != "demo":  # the phantom comes with its captions
             yield "captioning", size, lambda size=size: _captioning(size, options)
         for name in PUBLISHED if size == "paper" else ("judge",):
-            if name != "ViT-H/14" or options.full or options.device != "cpu":  # 16 seconds a picture on two cores
+            if name != "ViT-H/14" or fast:  # 16 seconds a picture on two cores
                 yield f"judging, {name}", size, lambda name=name, size=size: _judging(name, size, options)
 
 
@@ -290,7 +285,7 @@ def _captioning(size: str, options) -> dict:
     if not (place / "config.json").exists():
         arguments = {"folder": str(place), "small": size == "smoke"}
         ask(("benchmarks.pictures:write_captioner", arguments), options.environment)
-    arguments = {"folder": str(place), "pictures": 8 if options.full else 4, "batch": 8, "device": options.device}
+    arguments = {"folder": str(place), "pictures": 8 if options.full else 2, "batch": 8, "device": options.device}
     contestants = {
         "package": ("benchmarks.pictures:captioning", arguments),
         "baseline": ("benchmarks.pictures:captioning_one_by_one", arguments),
@@ -299,7 +294,7 @@ def _captioning(size: str, options) -> dict:
 
 
 def _judging(name: str, size: str, options) -> dict:
-    number = {"judge": 128, "CLIP": 8, "ViT-H/14": 4}.get(name, 32) if size != "smoke" else 2
+    number = {"judge": 128, "CLIP": 4, "ViT-H/14": 4}.get(name, 16) if size != "smoke" else 2
     arguments = {"name": name, "pictures": number, "side": 512 if size == "paper" else 64, "device": options.device}
     contestants = {
         "package": ("benchmarks.pictures:judging", arguments),

@@ -97,7 +97,7 @@ def measurements(options) -> Iterator[tuple[str, str, Callable[[], dict]]]:
 
 
 def _row(contestants: dict, options, fresh: bool = False) -> dict:
-    outcome = compete(contestants, options.rounds or 5, options.environment, fresh)
+    outcome = compete(contestants, options.rounds or 3, options.environment, fresh)
     row = {"unit": "s", "settings": {}} | ({"peak": outcome.peaks} if fresh else {})
     row |= {name: spread([1 / rate for rate in rates]) for name, rates in outcome.rates.items()}
     if "baseline" in contestants:
