@@ -1,7 +1,7 @@
 # make reproduce   run the whole default study, print its results table
 # make test        all tests (`make test ARGS="-k study"` for some)
 # make lab         JupyterLab in notebooks/
-# make benchmark   time the models and the phantom
+# make benchmark   how fast it is, against the obvious way and this machine's ceiling (`ARGS="steps --size paper"`, ARGS=--help)
 # make lock        write requirements.lock anew after requirements.txt changed (`make lock ARGS=--upgrade`: newest of all)
 # make audit       known vulnerabilities of what is locked; fails, too, where their list cannot be read
 # make kills       kill the smoke study at random moments, 200 times (ARGS=60 for fewer), and compare what comes of it
@@ -29,7 +29,7 @@ lab: .venv/installed
 	python -m jupyterlab --notebook-dir=notebooks
 
 benchmark: .venv/installed
-	python tests/benchmarks/models.py
+	PYTHONPATH="$(CURDIR)/tests:$$PYTHONPATH" python -m benchmarks $(ARGS)
 
 kills: .venv/installed
 	python tests/kills.py $(ARGS)
