@@ -113,7 +113,7 @@ rule table:
 
 # One rule a notebook: its runs are counted under its name. What Snakemake looks for is an empty file that is named after
 # the fingerprint of the run, so that a run that is out of date is one that is missing. The executed notebook is a log.
-for notebook in NOTEBOOKS.values():
+for place, notebook in enumerate(NOTEBOOKS.values()):
     stages = "|".join(sorted({job.stage for job in JOBS.values() if job.notebook == notebook})) or "none"
 
     rule:
@@ -128,6 +128,7 @@ for notebook in NOTEBOOKS.values():
             notebook=lambda wildcards: os.path.join(workflow.basedir, "notebooks", f"{job(wildcards).notebook}.ipynb"),
             executed=lambda wildcards: f"{job(wildcards).folder}/{job(wildcards).notebook}.ipynb",
             parameters=lambda wildcards: shlex.split(job(wildcards).parameters),
+        priority: -place  # else a study ends with one long row of runs, one after the other
         threads: 1  # as in JupyterLab, so that the numbers are the same
         resources:
             mem_mb=needs(notebook, "mem_mb"),

@@ -124,7 +124,10 @@ class TimeEncoder(Encoder):
 
     def project(self, trials: Tensor) -> Tensor:
         """(b, channel, time) -> projected units without positions (b, unit, width)."""
-        return rearrange(self.projection(trials), "b width unit -> b unit width")
+        # The convolution, whose kernel is its stride, as a matrix product: half the time on a CPU.
+        whole = trials[..., : self.units * self.config.unit_length]
+        units = rearrange(whole, "b channel (unit time) -> b unit (channel time)", unit=self.units)
+        return functional.linear(units, self.projection.weight.flatten(1), self.projection.bias)
 
     def units_of(self, trials: Tensor) -> Tensor:
         """(b, channel, time) -> latent units (b, unit, width)."""
