@@ -19,6 +19,7 @@ import yaml
 
 from brainvis.configuration import ABLATIONS
 from brainvis.files import BrainvisError, resolve
+from brainvis.files.once import unchanging
 from brainvis.files.running import STARTED
 from brainvis.graph import NOTEBOOKS, Choice, Job, plan
 
@@ -37,9 +38,10 @@ def number(value):  # snakemake hands over the numbers of a list as text
 def planned():
     chosen = {key: config[key] for key in ("dataset", "preset", "seed", "protocol", "backbone") if key in config}
     subjects = [number(subject) for subject in config.get("subjects", [1, 2])]
-    full = [Choice(subject=subject, **chosen) for subject in subjects]
-    rest = [Choice(subject=subjects[0], ablation=name, **chosen) for name in config.get("ablations", ABLATIONS)]
-    return plan(full + rest), str(full[0].figures / "results.md")
+    with unchanging():
+        full = [Choice(subject=subject, **chosen) for subject in subjects]
+        rest = [Choice(subject=subjects[0], ablation=name, **chosen) for name in config.get("ablations", ABLATIONS)]
+        return plan(full + rest), str(full[0].figures / "results.md")
 
 
 # On a cluster every job reads this file again: it takes the plan of the study that sent it, and the time of its start.

@@ -8,11 +8,10 @@ a run only where that fingerprint differs from the one of the whole method: all 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import shlex
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,10 +24,11 @@ from brainvis.files import (
     data_folder,
     digest,
     figures_folder,
+    notebook_code,
     original_weights,
     runs_folder,
-    source_digest,
 )
+from brainvis.files.once import shared_by, unchanging
 from brainvis.files.reading import UNSAFE, safe_name
 from brainvis.generation import generator_source
 from brainvis.models import ENCODERS
@@ -82,6 +82,9 @@ def stage_of_branch(branch: str) -> str:
     return "lmm_pretraining" if branch == "time" else f"{branch}_branch"
 
 
+_of_data = shared_by("dataset", "preset", "ablation")
+
+
 @dataclass(frozen=True)
 class Choice:
     """What is studied: the parameters that all notebooks share.
@@ -110,7 +113,7 @@ class Choice:
         except StudyError as error:
             raise StudyError(f"preset {self.preset}: {error}") from error
         try:
-            self.generator.fingerprint()  # refuses a backbone that is not there
+            self._backbone()  # refuses a backbone that is not there
         except (OSError, ValueError, TypeError, RuntimeError) as error:  # no path at all
             raise StudyError(f"backbone is {str(self.backbone)[:80]!r}, which is no path: {error}") from error
         if not safe_name(self.name):
@@ -120,21 +123,29 @@ class Choice:
     # What it is made from
 
     @cached_property
+    @_of_data
     def configuration(self) -> Configuration:
         """The preset for this data set, with the ablation's change."""
         return configure(self.preset, self.ablation, self.dataset)
 
     @cached_property
+    @shared_by("backbone")
     def generator(self):
         """The entry of `GENERATORS` that is chosen as backbone."""
         return generator_source(self.backbone)
 
+    @shared_by("backbone")
+    def _backbone(self) -> str:
+        return self.generator.fingerprint()
+
     @cached_property
+    @_of_data
     def subjects(self) -> tuple[int, ...]:
         """All subjects of the data set."""
         return DATASETS[self.dataset].subjects(data_folder(self.dataset), self.configuration)
 
     @cached_property
+    @_of_data
     def data_fingerprint(self) -> str:
         """What the data are made from."""
         return DATASETS[self.dataset].fingerprint(data_folder(self.dataset), self.configuration)
@@ -145,6 +156,7 @@ class Choice:
         return DATASETS[self.dataset].contents(data_folder(self.dataset), self.configuration)
 
     @cached_property
+    @_of_data
     def has_images(self) -> bool:
         """Whether the data set comes with the pictures that were shown."""
         return DATASETS[self.dataset].has_images(data_folder(self.dataset), self.configuration)
@@ -165,11 +177,12 @@ class Choice:
         before = [source for needed in self.needs(stage) for source in self.sources(needed)]
         return (*dict.fromkeys(before), stage)
 
+    @shared_by("dataset", "preset", "ablation", "backbone")
     def code(self, stage: str) -> str:
         """Digest of the code of `stage`: the cells of its notebook, the modules that these import, those that the data
         set, branches and generator of this choice come from, and all of `brainvis` that they import in turn."""
         node = stage_named(stage)
-        cells, modules = _notebook_code(node.notebook)
+        cells, modules = notebook_code(node.notebook)
         branches = self.configuration.fusion.branches if node.of_subject else ()
         if node is STAGES["frequency_branch"]:
             branches = (stage.removesuffix("_branch"),)
@@ -179,18 +192,21 @@ class Choice:
 
     def fingerprint(self, stage: str, code: bool = True, original: bool = True) -> str:
         """What the result of `stage` depends on; without `code` or `original`, besides code or the authors' weights."""
-        node, branch = stage_named(stage), stage.removesuffix("_branch")
-        settings = asdict(self.configuration)
-        read = {part: settings[part] for part in node.reads}
+        return self._fingerprint(stage, self.subject if stage_named(stage).of_subject else "all", code, original)
+
+    @shared_by("dataset", "preset", "ablation", "seed", "protocol", "backbone")
+    def _fingerprint(self, stage: str, subject: int | str, code: bool, original: bool) -> str:
+        node, branch, settings = stage_named(stage), stage.removesuffix("_branch"), self.configuration
+        read = {part: asdict(getattr(settings, part)) for part in node.reads}
         if node is STAGES["frequency_branch"] and branch != "frequency":
-            read = {"training": settings["frequency"]["training"], "arguments": settings["encoders"].get(branch)}
+            read = {"training": asdict(settings.frequency.training), "arguments": settings.encoders.get(branch)}
         depends = {
             "stage": stage,
             "data": self.data_fingerprint,
             "seed": self.seed,
             "protocol": self.protocol,
-            "subject": self.subject if node.of_subject else "all",
-            "backbone": self.generator.fingerprint() if node.draws else None,
+            "subject": subject,
+            "backbone": self._backbone() if node.draws else None,
             "configuration": read,
             "code": self.code(stage) if code else None,
             "built from": [self.fingerprint(needed, code, original) for needed in self.needs(stage)],
@@ -217,7 +233,7 @@ class Choice:
 
     # Where it is
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Folder name of the study: the data set and every choice that is not the default."""
         parts = [self.dataset]
@@ -287,12 +303,12 @@ def mark(fingerprint: str) -> str:
 def plan(choices: list[Choice]) -> dict[str, Job]:
     """All runs that these choices need, by folder; a run that several share appears once."""
     jobs: dict[str, Job] = {}
-    for choice in choices:
-        for stage in choice.stages:
-            folder = choice.readable(stage)
-            sources = tuple(choice.readable(needed) for needed in choice.needs(stage))
-            if folder not in jobs:
-                jobs[folder] = _job(choice, stage, sources, choice.fingerprint(stage))
+    with unchanging():
+        for choice in choices:
+            for stage in choice.stages:
+                if (folder := choice.readable(stage)) not in jobs:
+                    sources = tuple(choice.readable(needed) for needed in choice.needs(stage))
+                    jobs[folder] = _job(choice, stage, sources, choice.fingerprint(stage))
     runs, first = tuple(jobs), choices[0]
     whole = digest([jobs[run].fingerprint for run in runs])
     for stage in SUMMARIES:
@@ -331,20 +347,3 @@ def encoder_module(branch: str) -> str:
     _check("a branch", branch, ENCODERS)
     entry = ENCODERS[branch]
     return entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
-
-
-def _notebook_code(notebook: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of a notebook's code cells but the first, the parameters, and the modules of `brainvis` they import."""
-    file = ROOT / "notebooks" / f"{notebook}.ipynb"
-    return _cells(file, file.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _cells(file: Path, changed: int) -> tuple[str, tuple[str, ...]]:
-    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
-    code = [
-        cell for cell in cells if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", ())
-    ]
-    source = "\n".join("".join(cell["source"]) for cell in code)
-    digest_of_cells, modules = source_digest(source)
-    return digest_of_cells, tuple(modules)

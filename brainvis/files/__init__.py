@@ -11,7 +11,7 @@ from brainvis.files.checksums import (
     verified,
     write_sealed,
 )
-from brainvis.files.code import code_digest, source_digest
+from brainvis.files.code import code_digest, notebook_code
 from brainvis.files.folders import (
     ROOT,
     BrainvisError,
@@ -55,6 +55,7 @@ __all__ = [
     "file_digest",
     "file_digests",
     "locked",
+    "notebook_code",
     "read_all_again",
     "read_json",
     "read_only",
@@ -67,7 +68,6 @@ __all__ = [
     "resolve",
     "runs_folder",
     "sealed_origin",
-    "source_digest",
     "verified",
     "weights_folder",
     "write_aside",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
@@ -47,6 +48,22 @@ def source_digest(source: str) -> tuple[str, list[str]]:
             if isinstance(body[0].value.value, str) and not isinstance(node, ast.If | ast.For | ast.While | ast.Try):
                 del body[0]
     return digest(ast.dump(tree)), sorted(set(_imports(tree)))
+
+
+def notebook_code(notebook: str) -> tuple[str, tuple[str, ...]]:
+    """Digest of a notebook's code cells but the first, the parameters, and the modules of `brainvis` they import."""
+    file = ROOT / "notebooks" / f"{notebook}.ipynb"
+    return _cells(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _cells(file: Path, changed: int) -> tuple[str, tuple[str, ...]]:
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    code = [
+        cell for cell in cells if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", ())
+    ]
+    digest_of_cells, modules = source_digest("\n".join("".join(cell["source"]) for cell in code))
+    return digest_of_cells, tuple(modules)
 
 
 @lru_cache(maxsize=4096)
