@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from brainvis.configuration import ABLATIONS, PRESETS, configure
+from brainvis.data import DATASETS
 from brainvis.files import BrainvisError, OriginalError, read_sealed, sealed_origin, write_sealed
-from brainvis.graph import STAGES, plan
+from brainvis.files.once import unchanging
+from brainvis.graph import STAGES, Choice, plan
 from brainvis.study import Study, StudyError
 
 
@@ -338,3 +341,33 @@ def test_a_branch_of_braindecode_is_refused_at_once_where_that_is_not_installed(
         Study(preset=file)
     monkeypatch.setattr("brainvis.graph.find_spec", lambda name: object())
     assert Study(preset=file).stages[1] == "braindecode.EEGConformer_branch"
+
+
+def test_a_plan_looks_at_each_thing_once_and_the_next_plan_looks_again(monkeypatch, tmp_path):
+    source, asked, said = DATASETS["phantom"], [], ["before"]
+
+    def fingerprint(*arguments):
+        asked.append(said[-1])
+        return said[-1]
+
+    monkeypatch.setitem(DATASETS, "phantom", replace(source, fingerprint=fingerprint))
+    file = preset_file(tmp_path, "start: demo\nphantom: {subjects: 40}")
+
+    def planned():
+        asked.clear()
+        with unchanging():
+            jobs = plan([Choice(subject=subject, preset=file) for subject in range(1, 41)])
+        return {run: job.fingerprint for run, job in jobs.items()}
+
+    first = planned()
+    assert len(first) == 3 + 3 * 40 + 2 and asked == ["before"]
+    assert planned() == first
+    said.append("after")
+    second = planned()
+    assert asked == ["after"] and not set(first.values()) & set(second.values())
+    choice = Choice(subject=7, preset=file)  # nothing is kept beyond: it asks for itself
+    assert choice.fingerprint("fusion") == second[choice.readable("fusion")] and asked == ["after", "after"]
+    preset_file(tmp_path, "start: demo\nphantom: {subjects: 40}\nfusion: {training: {epochs: 1}}")
+    third = planned()
+    changed = {run for run in second if second[run] != third[run]}
+    assert {Path(run).name for run in changed} == {"fusion", "alignment", "generation", "ablations", "figures"}

@@ -10,6 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from brainvis.data.rows import Rows
 from brainvis.data.source import DatasetError
 from brainvis.files import BrainvisError
 from brainvis.files.reading import open_picture
@@ -149,6 +150,10 @@ class EEGDataset:
     def times(self) -> Tensor:
         """(time,) seconds relative to the onset of the stimulus."""
         return self.start + torch.arange(self.trials.shape[-1], dtype=torch.float64) / self.sampling_rate
+
+    def view(self, trials: Tensor) -> Rows:
+        """The signals of some trials (indices), gathered batch by batch: for `fit` and `predict`, without a copy."""
+        return Rows(self.trials, trials)
 
     def select(self, trials: Tensor) -> Self:
         """The data set of some trials only (indices, or a mask), in that order; splits are re-indexed."""

@@ -19,6 +19,7 @@ from brainvis.files import WriteError, check_writable, write_aside
 from brainvis.files.tensors import load_tensors
 
 SECONDS_BETWEEN = 20.0  # at least, from one checkpoint to the next
+PIECE = 256  # rows that are hashed at a time
 WRITING_SHARE = 0.05  # at most, of the training's time: the `paper` alignment network makes files of 4 GB
 
 
@@ -108,5 +109,6 @@ def training_identity(
     named = [*model.state_dict().items(), *(("train", t) for t in train), *(("validation", t) for t in validation)]
     for name, tensor in named:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        for piece in tensor.split(PIECE) if tensor.ndim else [tensor]:  # `Rows` are gathered piece by piece
+            digest.update(piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""Some rows of a tensor, gathered when they are asked for: a mapped array is then held once, and as its pages alone."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+class Rows:
+    """The rows `rows` (n,) of a tensor, in that order, with as much of a tensor's own ways as `fit` and `predict` use.
+
+    `whole[rows]` would copy all of them at once. Here every batch is a copy of its own, which costs the reading of its
+    bytes, be they in memory or on a disk; `docs/scale.md` has the figures.
+    """
+
+    def __init__(self, whole: Tensor, rows: Tensor) -> None:
+        self.whole, self.rows = whole, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, places: Tensor) -> Tensor:
+        return self.whole[self.rows[places]]
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of the tensor that holds these rows alone."""
+        return torch.Size([len(self.rows), *self.whole.shape[1:]])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of these rows alone."""
+        return self.shape.numel() * self.whole.element_size()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self.whole.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        return self.whole.device
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return self.whole.ndim
+
+    def to(self, device: torch.device | str | None) -> "Tensor | Rows":
+        """A tensor of these rows on another device; themselves where they are there already, or for None."""
+        there = self.whole.device if device is None else torch.device(device)
+        return self if there.type == self.whole.device.type else self.whole[self.rows].to(there)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """The rows in pieces of `size`, gathered one after the other."""
+        return (self.whole[some] for some in self.rows.split(size))
