@@ -1,9 +1,13 @@
 """Trials that are gathered batch by batch: the same training as with a copy of them, and no copy."""
 
+import mmap
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+import brainvis.data.rows as data_rows
 from brainvis.configuration import Training
 from brainvis.data.rows import Rows
 from brainvis.training import fit, predict
@@ -62,3 +66,16 @@ def test_a_training_on_rows_never_holds_them_all(monkeypatch):
     assert most and max(most) == TRAINING.batch_size
     with pytest.raises(ValueError, match="lengths"):
         fit(model(), objective, [rows[0], torch.zeros(3)], [rows[1]], TRAINING, name="test", seed=1, device="cpu")
+
+
+def test_the_system_is_told_which_pages_of_a_mapped_array_are_wanted(tmp_path, monkeypatch):
+    array, told = torch.randn(7, 3, 1500), []  # 18,000 bytes a row: rows start within pages
+    save_file({"trials": array}, tmp_path / "array.safetensors")
+    mapped = load_file(tmp_path / "array.safetensors")["trials"]
+    advise = data_rows._advise
+    monkeypatch.setattr(data_rows, "_advise", lambda *said: told.append((*said, advise(*said))))
+    assert torch.equal(Rows(mapped, torch.tensor([6, 1, 4]))[torch.tensor([2, 0])], array[[4, 6]])
+    for (start, size, _, refused), row in zip(told, (4, 6), strict=True):
+        assert refused == 0 and start % mmap.PAGESIZE == 0
+        assert start <= mapped[row].data_ptr() < start + mmap.PAGESIZE
+        assert start + size == mapped[row].data_ptr() + mapped[row].nbytes

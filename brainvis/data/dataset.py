@@ -190,7 +190,7 @@ class EEGDataset:
         """This data set, if all subjects' trials together can be learned from and tested on under a protocol; a note
         names the subjects that cannot be studied alone. DatasetError if they cannot."""
         self.check_trainable(protocol)
-        reasons = [self.untrainable(protocol, subject) for subject in self.subjects.unique().tolist()]
+        reasons = [self.untrainable(protocol, subject) for subject in self._trials_of]
         alone = "; ".join(why.split(". ")[0] for why in reasons if why)
         return replace(self, notes=(*self.notes, f"Not to be studied alone: {alone}.")) if alone else self
 
@@ -202,8 +202,8 @@ class EEGDataset:
     def untrainable(self, protocol: str = "clean", subject: int | None = None) -> str:
         """Why nothing can be learned from the trials of all subjects, or of one, under a protocol; "" if it can."""
         who = "" if subject is None else f"subject {subject}: "
-        mine = torch.ones(len(self), dtype=torch.bool) if subject is None else self.subjects == subject
-        parts = {name: indices[mine[indices]] for name, indices in self.splits.items()}
+        mine = torch.arange(len(self)) if subject is None else self._trials_of.get(subject, torch.arange(0))
+        parts = {name: mine[self._part[mine] == number] for number, name in enumerate(SPLITS)}
         if empty := [name for name, indices in parts.items() if not len(indices)]:
             cure = "Choose another split, split_index or subject, or give the data one"
             return f"{who}split {', '.join(empty)} is empty. {cure}"
@@ -212,7 +212,7 @@ class EEGDataset:
         if len(learnt) < 2:
             name = self.class_names[learnt[0]]
             return f"{who}all {len(train)} training trials are of one class, {name!r}: there is nothing to tell apart"
-        if lacking := sorted(set(self.labels[mine].tolist()) - set(learnt.tolist())):
+        if lacking := sorted(set(self.labels[mine].unique().tolist()) - set(learnt.tolist())):
             names = ", ".join(repr(self.class_names[label][:60]) for label in lacking[:5]) + ", ..." * (
                 len(lacking) > 5
             )
@@ -222,6 +222,20 @@ class EEGDataset:
                 f"{who}the signal is constant in every training trial. Look at the recording, or leave the subject out"
             )
         return ""
+
+    @cached_property
+    def _trials_of(self) -> dict[int, Tensor]:
+        """Every subject's trials: sorted once, for a thousand subjects are not to be looked for one by one."""
+        subjects, counts = self.subjects.unique(return_counts=True)
+        return dict(zip(subjects.tolist(), self.subjects.argsort(stable=True).split(counts.tolist()), strict=True))
+
+    @cached_property
+    def _part(self) -> Tensor:
+        """(trial,) place in `SPLITS` of the part that each trial is in; -1: none."""
+        part = torch.full((len(self),), -1, dtype=torch.int64)
+        for number, name in enumerate(SPLITS):
+            part[self.splits[name]] = number
+        return part
 
     def _flat(self, trials: Tensor) -> bool:
         signals = self.trials[trials]
