@@ -61,6 +61,15 @@ def test_lookup_follows_the_order_and_repetitions_asked_for(backbone):
     assert torch.equal(found[1], found[2])
 
 
+def test_many_texts_are_encoded_in_pieces_and_come_out_the_same(backbone, monkeypatch, tmp_path):
+    whole = build_text_embeddings(backbone, TEXTS)
+    monkeypatch.setattr("brainvis.generation.text_embeddings.ENCODED", 1)
+    build_text_embeddings(backbone, TEXTS[:1], tmp_path / "texts.safetensors")
+    pieces = build_text_embeddings(backbone, TEXTS, tmp_path / "texts.safetensors")
+    assert pieces.texts == whole.texts and len(whole.texts) == 3
+    torch.testing.assert_close(pieces.embeddings, whole.embeddings)
+
+
 def test_lookup_of_a_text_that_was_not_encoded_names_it(backbone):
     with pytest.raises(ValueError, match="1 texts were never encoded, 'green square' first"):
         build_text_embeddings(backbone, TEXTS).lookup(["red star", "green square"])

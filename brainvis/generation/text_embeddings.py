@@ -26,6 +26,7 @@ from brainvis.generation import Generator
 
 CHECKSUM = 16  # hexadecimal digits of a SHA-256
 BLOCK = 256  # text embeddings that are converted to single precision at a time: 61 MB at 77 x 768
+ENCODED = 4096  # texts that are encoded at a time, in single precision: 1 GB at 77 x 768, twice EEGCVPR40's texts
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ def build_text_embeddings(generator: Generator, texts: Sequence[str], file: str 
         return known
     encoded = torch.empty(len(known.texts) + len(missing), *shape, dtype=torch.float16)
     encoded[: len(known.texts)] = known.embeddings
-    encoded[len(known.texts) :] = generator.text_embeddings(missing)
+    for start in range(0, len(missing), ENCODED):
+        some = missing[start : start + ENCODED]
+        encoded[len(known.texts) + start :][: len(some)] = generator.text_embeddings(some)
     built = TextEmbeddings((*known.texts, *missing), encoded, generator.fingerprint)
     if not file:
         return built
