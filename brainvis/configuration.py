@@ -208,7 +208,7 @@ PRESETS = {
             wide=512, narrow=256, training=Training(epochs=16, learning_rate=1e-3, batch_size=32, schedule="cosine")
         ),
         generation=Generation(
-            samples=2, semantic_steps=20, refinement_steps=20, refinement_guidance=3.0, batch_size=32
+            samples=2, semantic_steps=20, refinement_steps=20, refinement_guidance=3.0, batch_size=48
         ),
     ),
     "smoke": Configuration(

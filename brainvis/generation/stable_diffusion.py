@@ -174,6 +174,8 @@ def load_stable_diffusion(
     for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         network.requires_grad_(False).eval()
         network.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
+    for norm in (module for module in pipeline.unet.modules() if of_unet and isinstance(module, nn.GroupNorm)):
+        norm.register_forward_pre_hook(lambda _, given: (given[0].float(),))  # in bfloat16 it takes three times as long
     backbone = StableDiffusion(str(name), pipeline, judge, clip, backbone_fingerprint(name), of_unet)
     said = {"precision": backbone.number_type, "device": device.type}
     computed_in["generator"] = said | ({"why": of_unet.why} if of_unet else {})
