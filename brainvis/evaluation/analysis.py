@@ -137,7 +137,7 @@ def probe_encoder(encoder: nn.Module, data: EEGDataset, partition: Partition) ->
     return linear_probe(*known)
 
 
-def probe_monitor(data: EEGDataset, partition: Partition, epochs: int, readings: int = 6) -> Callable:
+def probe_monitor(data: EEGDataset, partition: Partition, epochs: int, readings: int = 3) -> Callable:
     """For `fit`: probes `model.encoder` about `readings` times in the course of `epochs`, the last epoch included."""
 
     def monitor(model: nn.Module, epoch: int) -> dict:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.linalg import qr
+from scipy.linalg import cholesky, solve_triangular
 from scipy.stats import binomtest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -132,8 +132,11 @@ def _prepared(known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndar
     known, asked = scaler.transform(known), scaler.transform(asked)
     if known.shape[1] < FAR_MORE * len(known):
         return known, asked
-    basis, turned = qr(known.T, mode="economic")
-    return np.ascontiguousarray(turned.T), asked @ basis
+    products = (known @ known.T).astype(float)  # what any turned features have to give, too
+    products[np.diag_indices(len(products))] += 1e-6 * products.trace() / len(products)  # standardised: one is nothing
+    turned = cholesky(products, lower=True)
+    turned_asked = solve_triangular(turned, (known @ asked.T).astype(float), lower=True).T
+    return turned.astype(known.dtype), turned_asked.astype(known.dtype)
 
 
 def _regression(inverse_penalty: float, features: np.ndarray, labels: np.ndarray) -> LogisticRegression:

@@ -289,7 +289,7 @@ def _learning_rate(training: Training, step: int, steps: int) -> float:
 
 @torch.no_grad()
 def predict(
-    function: Callable, *tensors: Tensor, batch_size: int = 256, device: torch.device | str | None = None
+    function: Callable, *tensors: Tensor, batch_size: int = 64, device: torch.device | str | None = None
 ) -> Tensor | tuple[Tensor, ...]:
     """`function` over batches of `tensors`, without gradients, in full precision; results joined, on the CPU.
 

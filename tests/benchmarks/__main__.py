@@ -4,6 +4,7 @@ do. Every figure is a ratio within a run in which contestants take turns; nothin
 make benchmark                                        all parts, demo and paper size: ten minutes on two idle cores
 make benchmark ARGS="steps --size paper --case fusion"
 make benchmark ARGS=--full                            the data at full size, every training, ViT-H/14: hours on a CPU
+make benchmark ARGS=grid                               whole studies through snakemake, a quarter of an hour
 make benchmark ARGS=--show                            the table of what was measured so far
 
 Each row is in the JSON file as soon as it is measured; an interrupted run goes on with --resume.
@@ -25,6 +26,7 @@ from pathlib import Path
 from benchmarks.turns import ROOT, Environment, ask
 
 PARTS = ("ceilings", "steps", "opening", "pictures", "starting")
+BY_NAME = ("grid",)  # whole studies take a quarter of an hour: only when they are named
 SIZES = ("demo", "paper", "smoke")
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "numpy", "snakemake")
 
@@ -48,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all of these), grid")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=["demo", "paper"])
     parser.add_argument("--case", nargs="+", help="only rows whose names have one of these words")
     parser.add_argument("--full", action="store_true", help="data and judges at full size, which takes long on a CPU")
@@ -62,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="leave out what the file has already")
     parser.add_argument("--show", action="store_true", help="measure nothing, print the file's table")
     chosen = parser.parse_args(arguments)
-    if unknown := set(chosen.parts) - set(PARTS):
-        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if unknown := set(chosen.parts) - {*PARTS, *BY_NAME}:
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS + BY_NAME)}")
     if chosen.show:
         print(table(json.loads(chosen.file.read_text(encoding="utf-8"))))
         return 0
