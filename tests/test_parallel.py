@@ -39,7 +39,8 @@ def masked(config: TimeBranch = CALM) -> LatentMaskedModel:
 
 def train(model: nn.Module, objective, **options):
     few = (TRIALS[NINE], LABELS[NINE])
-    return fit(model, objective, (TRIALS, LABELS), few, TRAINING, name="test", seed=3, device="cpu", **options)
+    plain = {"device": "cpu", "precision": "float32"}
+    return fit(model, objective, (TRIALS, LABELS), few, TRAINING, name="test", seed=3, **plain, **options)
 
 
 @pytest.fixture

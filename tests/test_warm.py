@@ -112,11 +112,10 @@ def test_it_is_as_a_kernel_from_nothing(place, folder):
     assert changed <= {"BRAINVIS_ANYTHING", warm.WARM, "JPY_PARENT_PID", "JUPYTER_PATH", "JPY_SESSION_NAME"}
 
 
-@pytest.mark.parametrize("change", [{"OMP_NUM_THREADS": "2"}, {"HF_HOME": "elsewhere"}])
-def test_another_environment_gets_a_kernel_from_nothing(place, folder, change):
-    about, said = run(folder, place, **change)
+def test_another_environment_gets_a_kernel_from_nothing(place, folder):
+    about, said = run(folder, place, OMP_NUM_THREADS="2", HF_HOME="elsewhere")
     assert about["parent"] != server(place).pid
-    assert f"from nothing: {next(iter(change))} " in said
+    assert "from nothing: HF_HOME OMP_NUM_THREADS " in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -18,28 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 
 WARM = "BRAINVIS_WARM"  # the server's socket; the Snakefile sets it, jobs inherit it
-# What may differ between the server's environment and a kernel's: nothing that libraries read while they are imported.
-OF_A_JOB = (
-    "BRAINVIS_",
-    "JPY_",
-    "JUPYTER_",
-    "PYDEVD_",
-    "SNAKEMAKE_",
-    "TMP",
-    "TEMP",
-    "PS1",
-    "PWD",
-    "OLDPWD",
-    "SHLVL",
-    "_",
-)
-ALSO_USED = (
-    "ipykernel.kernelapp",
-    "ipykernel.ipkernel",
-    "matplotlib_inline.backend_inline",
-    "pandas",
-    "sklearn.manifold",
-)
+# What may differ between the server's environment and a kernel's: nothing that libraries read while they are imported;
+# where modules are found, each kernel says by itself.
+OF_A_JOB = ("BRAINVIS_", "PATH", "PYTHONPATH", "JPY_", "JUPYTER_", "PYDEVD_", "SNAKEMAKE_", "PYTEST_", "TMP", "TEMP")
+OF_A_JOB += ("PS1", "PWD", "OLDPWD", "SHLVL", "COLUMNS", "LINES", "_")
+ALSO_USED = ("ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline", "sklearn.manifold")
+ALSO_USED += ("torch._dynamo",)  # which the first optimiser of a process imports, for a second
 COLD = "cold"  # the server's answer to whom it cannot serve
 PARENT = "--IPKernelApp.parent_handle"  # whose end ends the kernel
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -126,11 +110,14 @@ def _import_libraries() -> None:
     """Everything that any module of brainvis imports, and none of those modules."""
     import importlib
     import pkgutil
+    import select
 
     import brainvis
 
     ours = [module.name for module in pkgutil.walk_packages(brainvis.__path__, "brainvis.")]
     for name in (*ALSO_USED, *(name for name in ours if not name.endswith("__main__"))):
+        if select.select([0], [], [], 0)[0]:
+            sys.exit()  # nobody waits for it any more
         with suppress(ImportError):  # an optional library that is not installed
             importlib.import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] == "brainvis"]:

@@ -6,9 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
-from brainvis.files import ROOT
+from brainvis.files import ROOT, warm
 
 BIN = Path(sys.executable).parent
 ODD = "my repo's $HOME & (ü)"  # a legal name of a folder; Snakemake refuses braces alone
@@ -26,6 +27,13 @@ JOBS = {  # runs a notebook: an ablation repeats nothing that it does not change
 }
 
 
+@cache
+def kernels() -> dict[str, str]:
+    """One server of kernels for all studies of this process: each would start its own, and import for seven seconds."""
+    place = warm.start()
+    return {warm.WARM: place} if place else {}
+
+
 class World:
     """Folders for data, runs and figures, and the commands that work on them.
 
@@ -38,12 +46,14 @@ class World:
     def __init__(self, folder: Path, data: Path | None = None, checkout: Path = ROOT, **environment: str):
         self.folder, self.runs, self.figures, self.checkout = folder, folder / "runs", folder / "figures", checkout
         paths = [str(checkout), environment.pop("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
-        self.environment = os.environ | {
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        self.environment = ours | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "BRAINVIS_DATA": str(data or folder / "data"),
             "BRAINVIS_RUNS": str(self.runs),
             "BRAINVIS_FIGURES": str(self.figures),
+            **kernels(),
             **environment,
         }
 
