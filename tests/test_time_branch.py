@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from brainvis.configuration import PRESETS, TimeBranch
+from brainvis.models.dropout import Dropout, dropout
 from brainvis.models.time import (
     LatentMaskedModel,
     MultiHeadAttention,
@@ -293,3 +294,39 @@ def test_errors_name_the_value():
     model = LatentMaskedModel(encoder(SMALL))
     with pytest.raises(ValueError, match="mask must be bool"):
         model.losses(torch.zeros(1, CHANNELS, SAMPLES), torch.ones(4, dtype=torch.bool))
+
+
+@torch.autocast("cpu", dtype=torch.bfloat16)
+def test_dropout_is_that_of_torch_but_for_its_random_numbers():
+    x = torch.randn(501, 401, requires_grad=True)
+    torch.manual_seed(0)
+    for p in (0.1, 0.5):
+        kept = dropout(x, p)
+        zero = kept == 0
+        assert zero.float().mean().item() == pytest.approx(p, abs=5 * (p * (1 - p) / x.numel()) ** 0.5)
+        torch.testing.assert_close(kept[~zero], x[~zero] / (1 - p))
+        (gradient,) = torch.autograd.grad(kept.sum(), x)
+        torch.testing.assert_close(gradient, (~zero).float() / (1 - p))
+        flat = zero.flatten().float()  # neighbours share a word of random bits, and nothing else
+        for apart in (1, 2, 3, 4):
+            together = (flat[:-apart] * flat[apart:]).mean().item()
+            assert together == pytest.approx(p * p, abs=0.01)
+    assert dropout(x, 0.0) is x or torch.equal(dropout(x, 0.0), x)
+    assert dropout(x.bfloat16(), 0.1).dtype == torch.bfloat16
+    module = Dropout(0.5)
+    assert torch.equal(module.eval()(x), x) and not torch.equal(module.train()(x), x)
+
+
+def test_in_float32_random_numbers_and_projection_are_those_of_torch():
+    x, encoder = torch.randn(7, 44, 30), TimeEncoder(3, 44, 100.0, config=SMALL)
+    torch.manual_seed(0)
+    ours = dropout(x, 0.3)
+    torch.manual_seed(0)
+    assert torch.equal(ours, torch.nn.functional.dropout(x, 0.3))
+    trials = torch.randn(5, 3, 44)
+    projected = encoder.project(trials)
+    assert torch.equal(projected, encoder.projection(trials).mT)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = encoder.project(trials)
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), projected, atol=0.05, rtol=0.05)

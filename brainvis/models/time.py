@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from brainvis.configuration import TimeBranch
+from brainvis.models.dropout import Dropout, dropout
 from brainvis.models.encoder import Encoder
 
 DEFAULT = TimeBranch()
@@ -48,7 +49,7 @@ def attention_by_products(query: Tensor, key: Tensor, value: Tensor, dropout_p: 
     Faster than that on one CPU thread, with dropout at these sizes; see `tests/benchmarks`.
     """
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (b, head, n, m)
-    return functional.dropout(scores.softmax(dim=-1), dropout_p) @ value
+    return dropout(scores.softmax(dim=-1), dropout_p) @ value
 
 
 class TransformerLayer(nn.Module):
@@ -62,11 +63,11 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.attention = MultiHeadAttention(width, heads, dropout)
         self.feedforward = nn.Sequential(
-            nn.Linear(width, feedforward), nn.GELU(), nn.Linear(feedforward, width), nn.Dropout(dropout)
+            nn.Linear(width, feedforward), nn.GELU(), nn.Linear(feedforward, width), Dropout(dropout)
         )
         self.scale1, self.scale2 = nn.Parameter(torch.tensor(1e-8)), nn.Parameter(torch.tensor(1e-8))
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, asked: Tensor | None = None) -> Tensor:
         """`x` (b, n, d) attends to `asked` (b, m, d), or to itself; returns (b, n, d)."""
@@ -124,7 +125,9 @@ class TimeEncoder(Encoder):
 
     def project(self, trials: Tensor) -> Tensor:
         """(b, channel, time) -> projected units without positions (b, unit, width)."""
-        # The convolution, whose kernel is its stride, as a matrix product: half the time on a CPU.
+        if not torch.is_autocast_enabled(trials.device.type):
+            return rearrange(self.projection(trials), "b width unit -> b unit width")
+        # Its kernel is its stride, so that it is a matrix product, which is faster in bfloat16; it rounds otherwise.
         whole = trials[..., : self.units * self.config.unit_length]
         units = rearrange(whole, "b channel (unit time) -> b unit (channel time)", unit=self.units)
         return functional.linear(units, self.projection.weight.flatten(1), self.projection.bias)
