@@ -46,6 +46,7 @@ def place():
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(os, "environ", surroundings())
         place = warm.start()
+    wait_for(Path(place).is_socket)
     yield place
     process = server(place)
     process.kill()
@@ -132,6 +133,7 @@ def test_the_server_and_its_kernels_end_with_the_study(folder):
     study = "import time; from brainvis.files import warm; print(warm.start(), flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", study], env=surroundings(), stdout=subprocess.PIPE, text=True)
     place = process.stdout.readline().strip()
+    wait_for(Path(place).is_socket)
     started = psutil.Process(process.pid).children()
     run_of_it = begin(folder, place, seconds=60)
     wait_for(lambda: told(folder))

@@ -30,7 +30,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def start() -> str | None:
-    """Start a server that lives as long as this process; returns its socket, or None where a fork is not safe."""
+    """Start a server that lives as long as this process; returns where its socket will be as soon as it has imported
+    everything (kernels that are asked for before start from nothing), or None where a fork is not safe."""
     import subprocess
     from tempfile import mkdtemp
 
@@ -40,13 +41,10 @@ def start() -> str | None:
     if len(str(place)) > 100:  # longer names of sockets are refused
         place.parent.rmdir()
         return None
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(place))
-        listener.listen(64)
-        words = [sys.executable, __file__, str(place), str(listener.fileno())]
-        # The pipe closes when this process ends, however that is.
-        files = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "pass_fds": [listener.fileno()]}
-        subprocess.Popen(words, env={**os.environ, **one_thread()}, start_new_session=True, **files)
+    words, environment = [sys.executable, __file__, str(place)], {**os.environ, **one_thread()}
+    # The pipe closes when this process ends, however that is.
+    files = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    subprocess.Popen(words, env=environment, start_new_session=True, **files)
     return str(place)
 
 
@@ -64,9 +62,9 @@ def kernel_spec(place: str, folder: Path) -> None:
     (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
 
 
-def serve(listener: socket.socket) -> None:
-    """Import what kernels need, then fork one for each connection, until standard input is closed. A kernel ends with
-    its connection, and a connection with its kernel, whose exit status it is told."""
+def serve(place: Path) -> None:
+    """Import what kernels need, then fork one for each connection to the socket at `place`, until standard input is
+    closed. A kernel ends with its connection, and a connection with its kernel, whose exit status it is told."""
     import select
 
     for number in SIGNALS:  # the terminal's are for the study; it closes the pipe when it ends
@@ -74,7 +72,9 @@ def serve(listener: socket.socket) -> None:
     before = dict(os.environ)
     _import_libraries()
     own, added = _environment(before), {name: os.environ[name] for name in os.environ.keys() - before.keys()}
-    waiting = select.poll()
+    waiting, listener = select.poll(), socket.socket(socket.AF_UNIX)
+    listener.bind(str(place))
+    listener.listen(64)
     kernels: dict[
         int, tuple[socket.socket, int, int]
     ] = {}  # connection, process and its handle, by both files' numbers
@@ -238,13 +238,12 @@ def _stand_in(place: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[2].isdigit():
+    if len(sys.argv) == 2:
         sys.path[0] = str(Path(__file__).parents[2])  # not -P, which is a flag that kernels would inherit
         try:
-            serve(socket.socket(fileno=int(sys.argv[2])))
+            serve(Path(sys.argv[1]))
         finally:
-            with suppress(OSError):
-                Path(sys.argv[1]).unlink()
-                Path(sys.argv[1]).parent.rmdir()
+            Path(sys.argv[1]).unlink(missing_ok=True)
+            Path(sys.argv[1]).parent.rmdir()
     else:
         sys.exit(_stand_in(sys.argv[1], sys.argv[2:]))
