@@ -66,7 +66,7 @@ if not workflow.remote_exec and not workflow.subprocess_exec:
 
 
 onstart:
-    if not workflow.remote_exec and WARM not in os.environ and (warm := start()):
+    if workflow.local_exec and not workflow.remote_exec and WARM not in os.environ and (warm := start()):
         os.environ[WARM] = warm
 
 
