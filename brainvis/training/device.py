@@ -76,8 +76,8 @@ def choose_precision(device: torch.device, asked: str = "auto", convolutions: bo
 def bfloat16_gain(convolutions: bool = False) -> float:
     """How many times faster this CPU is in bfloat16 than in float32 at matrix products or convolutions: the best of
     many, in turn, so that what else the machine does falls on both."""
-    best, start = [float("inf"), float("inf")], time.monotonic()
     pairs = [_factors(dtype, convolutions) for dtype in (torch.float32, torch.bfloat16)]
+    best, start = [float("inf"), float("inf")], time.monotonic()
     while time.monotonic() < start + SECONDS:
         for index, (first, second) in enumerate(pairs):
             before = time.perf_counter()
