@@ -67,16 +67,10 @@ class Rows:
         """A copy of these rows of the whole. Of a mapped array that is not in memory the system is told first which
         bytes are wanted: where it meets them one by one it reads megabytes around each, eight times as long."""
         size = self.whole.stride(0) * self.whole.element_size()  # bytes
-        if (
-            _advise is not None
-            and self.device.type == "cpu"
-            and size >= mmap.PAGESIZE
-            and self.whole[:1].is_contiguous()
-        ):
+        whole_pages = size >= mmap.PAGESIZE and self.whole[:1].is_contiguous()
+        if _advise is not None and self.device.type == "cpu" and whole_pages:
             for row in rows.tolist():
                 start = self.whole.data_ptr() + row * size
                 before = start % mmap.PAGESIZE
-                _advise(
-                    start - before, size + before, mmap.MADV_WILLNEED
-                )  # advice: whether it is taken changes no value
+                _advise(start - before, size + before, mmap.MADV_WILLNEED)  # whether it is taken changes no value
         return self.whole[rows]

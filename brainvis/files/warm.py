@@ -75,9 +75,8 @@ def serve(place: Path) -> None:
     waiting, listener = select.poll(), socket.socket(socket.AF_UNIX)
     listener.bind(str(place))
     listener.listen(64)
-    kernels: dict[
-        int, tuple[socket.socket, int, int]
-    ] = {}  # connection, process and its handle, by both files' numbers
+    # Connection, process, and the process's handle, by the numbers of the connection and of the handle.
+    kernels: dict[int, tuple[socket.socket, int, int]] = {}
     for file in (0, listener.fileno()):
         waiting.register(file, select.POLLIN)
     while True:
@@ -133,17 +132,16 @@ def _fork(connection: socket.socket, own: dict, added: dict, others: list[socket
     except (OSError, ValueError):
         connection.close()
         return None
-
     given = _environment(asked["environment"])
-    others_are = sorted(name for name in {**own, **given} if own.get(name) != given.get(name))
-    process = None if others_are else os.fork()
+    differing = sorted(name for name in {**own, **given} if own.get(name) != given.get(name))
+    process = None if differing else os.fork()
     if process == 0:
         asked["environment"] = added | asked["environment"]
         _become(asked, files, [connection, *others])
     for file in files:
         os.close(file)
     with suppress(OSError):  # it will be seen that it is gone
-        connection.sendall(f"{process or ' '.join((COLD, *others_are))}\n".encode())
+        connection.sendall(f"{process or ' '.join((COLD, *differing))}\n".encode())
     if process is None:
         connection.close()
     return process
@@ -166,10 +164,8 @@ def _become(asked: dict, files: list[int], others: list[socket.socket]) -> None:
         os.chdir(asked["folder"])
         os.environ.clear()
         os.environ.update(asked["environment"])
-        sys.path[:], sys.argv[:] = (
-            asked["path"],
-            ["ipykernel_launcher", *asked["arguments"], f"{PARENT}={os.getppid()}"],
-        )
+        sys.path[:] = asked["path"]
+        sys.argv[:] = ["ipykernel_launcher", *asked["arguments"], f"{PARENT}={os.getppid()}"]
         _shuffle()
         runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
         status = 0

@@ -241,7 +241,11 @@ def train(
 
 def open_eeg(file: Path, lengths: tuple[int, int]) -> list[dict]:
     """The trials of EEGCVPR40's file that are long enough and not too long, all in memory."""
-    return [trial for trial in torch.load(file)["dataset"] if lengths[0] <= trial["eeg"].shape[1] <= lengths[1]]
+    return [
+        trial
+        for trial in torch.load(file, weights_only=True)["dataset"]
+        if lengths[0] <= trial["eeg"].shape[1] <= lengths[1]
+    ]
 
 
 def write_targets(file: Path, embeddings: Tensor) -> None:

@@ -42,7 +42,7 @@ class Kind:
     whole: Callable[[], object] | None = None  # a slower reader that takes the turn of `read` once in `every`
     every: int = 50
     named: Callable[[Path], str] = lambda file: file.name  # what a sentence has to name
-    mutations: int = int(os.environ.get("MUTATIONS", "200"))
+    mutations: int = int(os.environ.get("MUTATIONS", "1000"))
     # Whether `read` alone has to refuse the file or give the right content, asked once it is damaged.
     alone: Callable[[Path], bool] = lambda file: False
 
