@@ -7,6 +7,7 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers.tiny_backbone import write_backbone
+from helpers.world import JOBS, ODD, World, copy_checkout
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,6 @@ def backbone(tiny):
 def smoke_study(tmp_path_factory) -> Path:
     """A copy of the checkout in a folder with an awkward name, and in it a smoke study that snakemake has run, once for
     all test modules and processes."""
-    from helpers.world import JOBS, ODD, World, copy_checkout
-
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if folder.name.startswith("popen-") else folder) / ODD  # xdist: one a process
     with FileLock(f"{folder}.lock"):
@@ -45,8 +44,6 @@ def smoke_study(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def world(smoke_study, tmp_path_factory):
     """The smoke study in folders of this test module's own."""
-    from helpers.world import ODD, World
-
     folder = tmp_path_factory.mktemp("world") / ODD
     shutil.copytree(smoke_study, folder)
     return World(folder, checkout=folder)

@@ -43,9 +43,7 @@ def surroundings() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def place():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(os, "environ", surroundings())
-        place = warm.start()
+    place = warm.start(surroundings())
     wait_for(Path(place).is_socket)
     yield place
     process = server(place)

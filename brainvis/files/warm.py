@@ -29,9 +29,13 @@ PARENT = "--IPKernelApp.parent_handle"  # whose end ends the kernel
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def start() -> str | None:
+def start(environment: dict[str, str] | None = None) -> str | None:
     """Start a server that lives as long as this process; returns where its socket will be as soon as it has imported
-    everything (kernels that are asked for before start from nothing), or None where a fork is not safe."""
+    everything (kernels that are asked for before start from nothing), or None where a fork is not safe.
+
+    Args:
+        environment: of the server, and of the kernels that it will serve; None: of this process.
+    """
     import subprocess
     from tempfile import mkdtemp
 
@@ -41,7 +45,8 @@ def start() -> str | None:
     if len(str(place)) > 100:  # longer names of sockets are refused
         place.parent.rmdir()
         return None
-    words, environment = [sys.executable, __file__, str(place)], {**os.environ, **one_thread()}
+    words = [sys.executable, __file__, str(place)]
+    environment = {**(os.environ if environment is None else environment), **one_thread()}
     # The pipe closes when this process ends, however that is.
     files = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
     subprocess.Popen(words, env=environment, start_new_session=True, **files)

@@ -27,10 +27,14 @@ JOBS = {  # runs a notebook: an ablation repeats nothing that it does not change
 }
 
 
+# Before any library has put variables of its own there: kernels of another environment than their server's start cold.
+SURROUNDINGS = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+
+
 @cache
 def kernels() -> dict[str, str]:
     """One server of kernels for all studies of this process: each would start its own, and import for seven seconds."""
-    place = warm.start()
+    place = warm.start(SURROUNDINGS)
     return {warm.WARM: place} if place else {}
 
 
@@ -41,19 +45,19 @@ class World:
         folder: of everything that is made.
         data: folder of the data; None: in `folder`.
         checkout: the repository; a copy may stand in for a person's own.
+        environment: more of it. Where libraries may read it, studies start a server of kernels of their own.
     """
 
     def __init__(self, folder: Path, data: Path | None = None, checkout: Path = ROOT, **environment: str):
         self.folder, self.runs, self.figures, self.checkout = folder, folder / "runs", folder / "figures", checkout
-        paths = [str(checkout), environment.pop("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-        self.environment = ours | {
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        paths = [str(checkout), environment.pop("PYTHONPATH", SURROUNDINGS.get("PYTHONPATH", ""))]
+        self.environment = SURROUNDINGS | {
+            "PATH": f"{BIN}{os.pathsep}{SURROUNDINGS['PATH']}",
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "BRAINVIS_DATA": str(data or folder / "data"),
             "BRAINVIS_RUNS": str(self.runs),
             "BRAINVIS_FIGURES": str(self.figures),
-            **kernels(),
+            **(kernels() if all(name.startswith(warm.OF_A_JOB) for name in environment) else {}),
             **environment,
         }
 
