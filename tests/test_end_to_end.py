@@ -64,9 +64,11 @@ def execute_interactively(world, runs: Path, notebook: str, **parameters) -> Non
     first = next(cell for cell in content.cells if cell.cell_type == "code")
     first.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
     environment = world.environment | {"BRAINVIS_RUNS": str(runs)}
-    NotebookClient(content, timeout=600, kernel_name="python3").execute(
-        cwd=str(world.checkout / "notebooks"), env=environment
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in environment.keys() & {"JUPYTER_PATH"}:  # where kernels are found
+            patch.setenv(name, environment[name])
+        client = NotebookClient(content, timeout=600, kernel_name="python3")
+        client.execute(cwd=str(world.checkout / "notebooks"), env=environment)
 
 
 def test_the_same_seed_and_interactive_use_give_the_same_results(world, tmp_path):

@@ -56,7 +56,9 @@ def locked_down(tmp_path_factory):
     (folder / "listen").mkdir()
     (folder / "listen" / "sitecustomize.py").write_text(LISTEN)
     world = World(written, checkout=checkout, PYTHONPATH=str(folder / "listen"))
-    for name in [name for name in world.environment if name.startswith(("BRAINVIS_", "XDG_", "HF_", "TORCH_"))]:
+    for name in [
+        name for name in world.environment if name.startswith(("BRAINVIS_", "JUPYTER_", "XDG_", "HF_", "TORCH_"))
+    ]:
         del world.environment[name]
     world.environment |= {
         "HOME": str(written / "home"),

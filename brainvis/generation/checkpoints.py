@@ -28,8 +28,9 @@ OTHER_INPUTS = {5: "a depth-to-image model", 8: "InstructPix2Pix", 9: "an inpain
 
 def refusal(shapes: Mapping[str, Sequence[int]]) -> str | None:
     """Why a file with parameters of these shapes is no text-to-image Stable Diffusion 1.x; None: it may be one."""
+    names = "\n".join(shapes)
     for marks, kind in OTHER_KINDS:
-        if any(mark in name for mark in marks for name in shapes):
+        if any(mark in names for mark in marks):
             return f"is {kind}"
     parts = {"UNet": UNET + "input_blocks.", "VAE": VAE, "text encoder": TEXT_ENCODER}
     lacking = [part for part, prefix in parts.items() if not any(name.startswith(prefix) for name in shapes)]

@@ -30,6 +30,7 @@ from brainvis.files import (
     write_aside,
     write_sealed,
 )
+from brainvis.files.once import unchanging
 from brainvis.graph import (
     PROTOCOLS,
     SUMMARIES,
@@ -179,6 +180,7 @@ class Study(Choice):
             "original": {name: describe(o) for folder in sources for name, o in original_weights(folder).items()},
         }
 
+    @unchanging()
     def load(self, stage: str) -> Product:
         """What `stage` produced; StudyError, with the command to run, if it is missing, damaged or made from something
         else. A damaged run counts as missing from then on: the next `snakemake` makes it again."""

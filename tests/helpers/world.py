@@ -1,11 +1,13 @@
 """A world of its own for tests that run the study as a user does: folders for data, runs and figures, and commands."""
 
+import atexit
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -33,9 +35,14 @@ SURROUNDINGS = {name: value for name, value in os.environ.items() if not name.st
 
 @cache
 def kernels() -> dict[str, str]:
-    """One server of kernels for all studies of this process: each would start its own, and import for seven seconds."""
-    place = warm.start(SURROUNDINGS)
-    return {warm.WARM: place} if place else {}
+    """One server of kernels for all that this process runs, studies and papermill alone: each would import for seven
+    seconds."""
+    if (place := warm.start(SURROUNDINGS)) is None:
+        return {}
+    folder = Path(tempfile.mkdtemp(prefix="brainvis-"))
+    atexit.register(shutil.rmtree, folder)
+    warm.kernel_spec(place, folder)
+    return {warm.WARM: place, "JUPYTER_PATH": str(folder)}
 
 
 class World:
