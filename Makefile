@@ -23,7 +23,7 @@ reproduce: .venv/installed
 
 # Modules, not their scripts: in a folder with a space, pip writes scripts in which the shell reads a $ of its name.
 test: .venv/installed
-	python -m ruff check . && python -m ruff format --check . && python -m pytest -q -n $(CORES) --dist loadfile $(ARGS)
+	python -m ruff check . && python -m ruff format --check . && python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lab: .venv/installed
 	python -m jupyterlab --notebook-dir=notebooks

@@ -9,6 +9,16 @@ from filelock import FileLock
 from helpers.tiny_backbone import write_backbone
 from helpers.world import JOBS, ODD, World, copy_checkout
 
+# Modules that take longest, ahead of all others, that no process ends with one while the rest have nothing to do; first
+# what makes the study that several want, then what wants none.
+LONG = ("end_to_end", "mutations", "hostile_files", "chance", "code_in_results", "running", "extensions", "offline")
+LONG += ("real_data", "warm", "parallel")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):

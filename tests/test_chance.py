@@ -18,7 +18,7 @@ def study(tmp_path_factory):
     """The default study on files of EEGCVPR40's format, through snakemake, up to the pictures."""
     world = World(tmp_path_factory.mktemp("noise"))
     write_phantom(world.folder / "data" / "eegcvpr40", NOISE, seed=0)
-    answer = world.snakemake("--until", "generation", grid=GRID)
+    answer = world.snakemake("--until", "06_generation", grid=GRID)
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
     def metrics(stage: str, who: str = "sub-all") -> dict:

@@ -16,8 +16,7 @@ generation: {semantic_steps: 1, refinement_steps: 2}
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
     (folder / "toys.yml").write_text(PRESET)
-    outside = {"PYTHONPATH": str(ROOT / "tests" / "helpers"), "HF_HUB_OFFLINE": "1", "TORCH_HOME": str(folder)}
-    made = World(folder, BRAINVIS_EXTENSIONS="toy", **outside)
+    made = World(folder, BRAINVIS_EXTENSIONS="toy", PYTHONPATH=str(ROOT / "tests" / "helpers"))
     made.grid = ["dataset=toy", "backbone=painter", f"preset={folder / 'toys.yml'}", "subjects=[1]", "ablations=[full]"]
     answer = made.snakemake(grid=made.grid)
     assert answer.returncode == 0, answer.stdout + answer.stderr

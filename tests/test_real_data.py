@@ -19,9 +19,7 @@ STUDY = ("eegcvpr40_small_sd15", "sub-01", "full")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """EEG in the published files, Stable Diffusion 1.5 with few channels where its folder belongs, and no network."""
-    folder = tmp_path_factory.mktemp("real")
-    elsewhere = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub"), "TORCH_HOME": str(folder / "torch")}
-    made = World(folder, **elsewhere, https_proxy="http://127.0.0.1:9")  # nobody answers there
+    made = World(tmp_path_factory.mktemp("real"))
     write_phantom(made.folder / "data" / "eegcvpr40", Phantom(subjects=1, images_per_class=6, classes=8), seed=0)
     configuration = shrunken_configuration(made.folder / "configuration")
     weights = made.folder / "data" / "weights" / "stable-diffusion-v1-5"

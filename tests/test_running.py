@@ -232,7 +232,7 @@ def test_a_study_goes_on_after_kills(smoke_study, tmp_path):
         shutil.rmtree(world.runs / "phantom_smoke" / "sub-02" / "full" / stage)
     orphans = []
     whole = until_whole(
-        world, 3, random.Random(0), lambda kind, left: (kinds.append(kind), orphans.extend(left)), latest=10.0
+        world, 3, random.Random(0), lambda kind, left: (kinds.append(kind), orphans.extend(left)), latest=6.0
     )
     assert whole and len(kinds) == 3
     assert not orphans and not [file for file in leftovers(world) if not file.endswith(".lock")]  # of the dead: free

@@ -122,7 +122,7 @@ def _import_libraries() -> None:
     for name in (*ALSO_USED, *(name for name in ours if not name.endswith("__main__"))):
         if select.select([0], [], [], 0)[0]:
             sys.exit()  # nobody waits for it any more
-        with suppress(ImportError):  # an optional library that is not installed
+        with suppress(Exception):  # an optional library that is not installed, or what a kernel will say by itself
             importlib.import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] == "brainvis"]:
         del sys.modules[name]
@@ -138,6 +138,7 @@ def _fork(connection: socket.socket, own: dict, added: dict, others: list[socket
         connection.close()
         return None
     given = _environment(asked["environment"])
+    own = own | {name: value for name, value in added.items() if given.get(name) == value}  # imported there, too
     differing = sorted(name for name in {**own, **given} if own.get(name) != given.get(name))
     process = None if differing else os.fork()
     if process == 0:

@@ -30,7 +30,11 @@ JOBS = {  # runs a notebook: an ablation repeats nothing that it does not change
 
 
 # Before any library has put variables of its own there: kernels of another environment than their server's start cold.
+# Nothing is asked of a network, and no weights that this machine's user has are found.
 SURROUNDINGS = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+SURROUNDINGS |= {"HF_HUB_OFFLINE": "1", "https_proxy": "http://127.0.0.1:9"}  # where nobody answers
+SURROUNDINGS |= {name: f"{tempfile.gettempdir()}/brainvis-none" for name in ("HF_HOME", "TORCH_HOME")}
+SURROUNDINGS |= warm.one_thread()
 
 
 @cache
@@ -52,7 +56,7 @@ class World:
         folder: of everything that is made.
         data: folder of the data; None: in `folder`.
         checkout: the repository; a copy may stand in for a person's own.
-        environment: more of it. Where libraries may read it, studies start a server of kernels of their own.
+        environment: more of it.
     """
 
     def __init__(self, folder: Path, data: Path | None = None, checkout: Path = ROOT, **environment: str):
@@ -64,7 +68,7 @@ class World:
             "BRAINVIS_DATA": str(data or folder / "data"),
             "BRAINVIS_RUNS": str(self.runs),
             "BRAINVIS_FIGURES": str(self.figures),
-            **(kernels() if all(name.startswith(warm.OF_A_JOB) for name in environment) else {}),
+            **kernels(),
             **environment,
         }
 
