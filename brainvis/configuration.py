@@ -74,10 +74,13 @@ class TimeBranch:
     regressor_dropout: Dropout = 0.1
     codewords: Annotated[int, Field(ge=2, lt=2**31)] = 660
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99  # of the target encoder's moving average
+    residual_scale: NotNegative = 1e-8  # of every sublayer, before anything is learned
     regression_weight: NotNegative = 4.0  # the paper adds both losses; the release weighs them 4 and 2
     classification_weight: NotNegative = 2.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2
     pretraining: Training = Training(epochs=300)  # of 500, the release goes on from epoch 300
+    # The epoch that is kept: never by a loss, for its targets move with the encoder.
+    pretraining_keeps: Literal["last", "token_accuracy", "probe_accuracy"] = "last"
     finetuning: Training = Training(epochs=80, optimiser="adam", weight_decay=0.0)  # of 400, from epoch 80
 
     @model_validator(mode="after")

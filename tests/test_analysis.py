@@ -119,31 +119,64 @@ def test_linear_probe_solves_ridge_regression_and_reads_what_is_linear():
     torch.manual_seed(0)
     labels = torch.arange(300) % 3
     features = nn.functional.one_hot(labels, 3).float() @ torch.randn(3, 6) + 0.3 * torch.randn(300, 6)
-    assert analysis.linear_probe(features[:200], labels[:200], features[200:], labels[200:]) > 0.9
+
+    def accuracy(inputs: torch.Tensor) -> float:
+        return analysis.linear_probe(inputs[:200], labels[:200], inputs[200:], labels[200:]).double().mean().item()
+
+    assert accuracy(features) > 0.9
     noise = torch.randn(300, 6)
-    assert analysis.linear_probe(noise[:200], labels[:200], noise[200:], labels[200:]) < 0.5
+    assert accuracy(noise) < 0.5
     rescaled = features * torch.logspace(-3, 3, 6) + 100  # the probe standardises
-    same = analysis.linear_probe(rescaled[:200], labels[:200], rescaled[200:], labels[200:])
-    assert same == analysis.linear_probe(features[:200], labels[:200], features[200:], labels[200:])
+    assert accuracy(rescaled) == accuracy(features)
 
 
-def test_an_encoder_is_probed_by_its_embeddings_of_training_and_validation_trials():
+def test_the_probe_gives_the_same_in_the_space_of_the_trials_as_in_that_of_the_inputs():
+    from sklearn.linear_model import Ridge
+
+    torch.manual_seed(0)
+    labels = torch.arange(90) % 5
+    for width in (20, 200):  # fewer inputs than trials, and more
+        inputs = torch.randn(90, width) + 0.3 * nn.functional.one_hot(labels, 5).float() @ torch.randn(5, width)
+        known = (inputs - inputs[:60].mean(0)) / inputs[:60].std(0)
+        ridge = Ridge(alpha=0.1 * 60).fit(known[:60], nn.functional.one_hot(labels[:60]))
+        right = torch.from_numpy(ridge.predict(known[60:])).argmax(1) == labels[60:]
+        assert torch.equal(analysis.linear_probe(inputs[:60], labels[:60], inputs[60:], labels[60:]), right)
+
+
+def units_of_a_class(blurred: bool):
+    """An encoder whose two units know the class, if not `blurred`; if so, their mean knows nothing of it."""
+
+    def units_of(trials: torch.Tensor) -> torch.Tensor:
+        signal = trials.mean(-1)
+        return torch.stack([signal, -signal if blurred else signal], dim=1)  # (trial, unit, channel)
+
+    return SimpleNamespace(units_of=units_of)
+
+
+def test_an_encoder_is_probed_within_the_training_trials_by_the_mean_of_its_units_and_by_all():
     labels = torch.arange(40) % 2
-    trials = labels[:, None, None] + 0.01 * torch.randn(40, 2, 8, generator=torch.Generator().manual_seed(0))
-    data = dataset(trials, labels)
-    mean, blind = (
-        SimpleNamespace(embed=lambda trials: trials.mean(-1)),
-        SimpleNamespace(embed=lambda trials: trials[:, :, 0] * 0),
-    )
-    assert analysis.probe_encoder(mean, data, data.partition("clean")) == 1
-    assert analysis.probe_encoder(blind, data, data.partition("clean")) < 0.7
+    noise = 0.01 * torch.randn(40, 2, 8, generator=torch.Generator().manual_seed(0))
+    data = dataset(labels[:, None, None] + noise, labels)
+    partition = data.partition("clean")
+    assert analysis.probe_encoder(units_of_a_class(False), data, partition) == {"mean_of_units": 1, "all_units": 1}
+    blurred = analysis.probe_encoder(units_of_a_class(True), data, partition)
+    assert blurred["all_units"] == 1 and blurred["mean_of_units"] < 0.8
+    data.trials[torch.cat([partition.validation, partition.test])] = 0  # whatever is in the other parts
+    assert analysis.probe_encoder(units_of_a_class(True), data, partition) == blurred
 
 
-def test_probe_monitor_reads_now_and_then_and_after_the_last_epoch(monkeypatch):
-    monkeypatch.setattr(analysis, "probe_encoder", lambda *_: 0.25)
-    monitor = analysis.probe_monitor(None, None, epochs=20, readings=6)
-    read = [epoch for epoch in range(1, 21) if monitor(SimpleNamespace(encoder=None), epoch)]
-    assert read == [3, 6, 9, 12, 15, 18, 20]
+def test_pretraining_is_watched_after_each_epoch_and_probed_now_and_then(monkeypatch):
+    monkeypatch.setattr(analysis, "probe_encoder", lambda *_: {"mean_of_units": 0.25, "all_units": 0.5})
+    labels = torch.arange(40) % 2
+    data = dataset(torch.randn(40, 2, 8), labels)
+    encoder = TimeEncoder(**data.signature, config=TimeBranch(unit_length=2, width=4, layers=1, heads=1, feedforward=4))
+    monitor = analysis.pretraining_monitor(data, data.partition("clean"), epochs=20, readings=6)
+    said = [monitor(SimpleNamespace(encoder=encoder), epoch) for epoch in range(1, 21)]
+    assert [epoch for epoch, one in enumerate(said, 1) if "probe_accuracy" in one] == [3, 6, 9, 12, 15, 18, 20]
+    assert said[2]["probe_of_all_units"] == 0.5 and said[0]["residual_scale"] == pytest.approx(1e-8)
+    assert said[0]["variance_over_trials"] > 0.01 and said[0]["variance_over_positions"] > 0.01
+    nn.init.zeros_(encoder.projection.weight)  # every trial is the same to it
+    assert monitor(SimpleNamespace(encoder=encoder), 1)["variance_over_trials"] == pytest.approx(0, abs=1e-6)
 
 
 def test_pictures_of_masked_modeling_do_not_depend_on_chance_and_count_every_unit():

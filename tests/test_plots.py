@@ -65,10 +65,14 @@ def score(value: float, **more) -> dict:
     return {"value": value, "low": value - 0.1, "high": value + 0.1, "chance": 0.25, "p": 0.01, "trials": 7} | more
 
 
+LMM = ("regression", "regression_of_mean", "classification", "token_accuracy", "token_chance", "perplexity")
+
+
 def history(*terms: str) -> History:
     curves = [f"{part}_{term}" for part in ("train", "validation") for term in terms]
     epochs = [
-        {"epoch": epoch, "probe_accuracy": epoch / 10}
+        {"epoch": epoch, "residual_scale": epoch / 100, "variance_over_trials": 0.5, "variance_over_positions": 0.4}
+        | {"probe_accuracy": epoch / 10, "probe_of_all_units": epoch / 20}
         | {curve: (number + 1) / (epoch + number) for number, curve in enumerate(curves)}
         for epoch in range(1, 6)
     ]
@@ -129,7 +133,7 @@ def figures(folder, names) -> dict[str, Figure]:
         "mask_figure": training.mask_figure(data, 3, torch.arange(10) % 2 == 0, torch.arange(5)),
         "latents_figure": training.latents_figure({"before": prediction(), "after": prediction()}),
         "pretraining_figure": training.pretraining_figure(
-            history("regression", "classification", "perplexity"), 0.1, 0.25
+            history(*LMM), {"mean_of_units": 0.1, "all_units": 0.2}, 0.25, 64
         ),
         "classifier_figure": training.classifier_figure(history("loss", "accuracy"), 0.25),
         "codebook_figure": training.codebook_figure({"before": noise(20), "after": noise(20)}),

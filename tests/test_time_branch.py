@@ -254,9 +254,10 @@ def test_mixed_precision_trains_everything(trials):
     assert model.tokeniser.weight.grad.abs().sum() > 0
 
 
-def test_initial_values():
+@pytest.mark.parametrize("residual_scale", [1e-8, 0.3])
+def test_initial_values(residual_scale):
     torch.manual_seed(0)
-    config = replace(PRESETS["demo"].time, width=64)
+    config = replace(PRESETS["demo"].time, width=64, residual_scale=residual_scale)
     model = LatentMaskedModel(TimeEncoder(8, 80, 1000.0, config=config))
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
@@ -264,8 +265,8 @@ def test_initial_values():
             deviation = math.sqrt(2 / sum(module.weight.shape))
             assert abs(module.weight.std().item() / deviation - 1) < 0.1
         if isinstance(module, TransformerLayer):
-            assert module.scale1.item() == pytest.approx(1e-8)
-            assert module.scale2.item() == pytest.approx(1e-8)
+            assert module.scale1.item() == pytest.approx(residual_scale)
+            assert module.scale2.item() == pytest.approx(residual_scale)
     encoder = model.encoder.transformer.state_dict()
     assert all(torch.equal(weights, encoder[name]) for name, weights in model.target_encoder.state_dict().items())
 

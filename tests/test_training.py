@@ -320,6 +320,24 @@ def test_without_original_weights_it_says_what_was_trained():
     assert "NOTHING WAS TRAINED" in run(small_model(), training=Training(epochs=0)).summary
 
 
+def test_the_last_epoch_is_kept_where_nothing_is_to_choose_by():
+    best, last = small_model(), small_model()
+    training = Training(epochs=6, learning_rate=2.0, batch_size=4)  # so high that the loss goes up again
+    chosen = run(best, training=training)
+    history = run(last, training=training, choose=None)
+    assert chosen.best_epoch < 6 and history.best_epoch == 6 and history.epochs == chosen.epochs
+    assert not all(map(torch.equal, best.parameters(), last.parameters()))
+
+
+def test_an_epoch_is_chosen_by_what_the_monitor_reads():
+    def monitor(model, epoch):
+        return {"probe": [0.1, 0.3, 0.2, 0.3][epoch - 1]}
+
+    assert run(small_model(), choose=("probe", "max"), monitor=monitor).best_epoch == 2
+    with pytest.raises(ValueError, match="no 'probe' to choose by"):  # after the first epoch, not after the last
+        run(small_model(), choose=("probe", "max"), monitor=lambda _, epoch: {"probe": 0.1} if epoch == 4 else {})
+
+
 def test_monitor_reads_the_model_in_evaluation_mode():
     def monitor(model, epoch):
         assert not model.training and not torch.is_grad_enabled()

@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
 from torch.nn import functional
 
 from brainvis.data.dataset import EEGDataset, Partition
 from brainvis.data.phantom import phantom_attributes
+from brainvis.evaluation.scores import spread_over_classes
 from brainvis.models.spectrum import amplitude_spectrum
 from brainvis.phantom.stimuli import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES
 from brainvis.training import predict
@@ -114,35 +116,64 @@ def known_attributes(data: EEGDataset) -> dict[str, tuple[tuple[str, ...], Tenso
     return {name: (words[name], index) for name, index in phantom_attributes(data).items()}
 
 
-def linear_probe(train_inputs: Tensor, train_labels: Tensor, inputs: Tensor, labels: Tensor) -> float:
-    """Top-1 accuracy of a ridge regression of (trial, width) onto classes (trial,); closed form, no seed."""
-    mean, deviation = train_inputs.double().mean(0), train_inputs.double().std(0).clamp(min=1e-8)
-    known = (train_inputs.double() - mean) / deviation  # (trial, width)
+def linear_probe(train_inputs: Tensor, train_labels: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Whether a ridge regression of (trial, width) onto classes (trial,) is right: (trial,) bool; closed form."""
+    mean, deviation = train_inputs.mean(0), train_inputs.std(0).clamp(min=1e-8)
+    known, asked = ((values - mean) / deviation for values in (train_inputs, inputs))  # (trial, width)
     classes = int(max(train_labels.max(), labels.max())) + 1
-    targets = functional.one_hot(train_labels, classes).double()
-    average = targets.mean(0)
-    # The penalty of the squared weights is relative to the variance of one standardised input.
-    gram = known.T @ known / len(known) + 0.1 * torch.eye(known.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(gram, known.T @ (targets - average) / len(known))  # (width, class)
-    scores = (inputs.double() - mean) / deviation @ weights + average
-    return (scores.argmax(1) == labels).double().mean().item()
+    targets = functional.one_hot(train_labels, classes).to(known.dtype)
+    average, penalty = targets.mean(0), 0.1 * len(known)  # relative to the variance of one standardised input
+    # In the space of the inputs or in that of the trials, whichever is smaller: the answer is the same.
+    small = known.shape[1] <= len(known)
+    gram = known.T @ known if small else known @ known.T
+    gram.diagonal().add_(penalty)
+    wanted = known.T @ (targets - average) if small else targets - average
+    solved = torch.linalg.solve(gram.double(), wanted.double()).to(known.dtype)
+    scores = asked @ (solved if small else known.T @ solved)
+    return (scores + average).argmax(1) == labels
 
 
-def probe_encoder(encoder: nn.Module, data: EEGDataset, partition: Partition) -> float:
-    """Accuracy on the validation trials of a linear probe fitted on the encoder's embeddings of the training trials."""
-    known = []
-    for part in (partition.train, partition.validation):  # in pieces: no copy of all trials
-        known.append(torch.cat([predict(encoder.embed, data.trials[some]) for some in part.split(2048)]))
-        known.append(data.labels[part])
-    return linear_probe(*known)
+def probe_encoder(
+    encoder: nn.Module, data: EEGDataset, partition: Partition, trials: int = 1200, folds: int = 4
+) -> dict[str, float]:
+    """Accuracy of linear probes of an encoder: of the mean over its latent units (`mean_of_units`), which is what the
+    classifier reads, and of all units side by side (`all_units`), which tell what the mean has blurred.
+
+    Cross-validated within the training part, so that whoever chooses by it has looked at nothing else: at most so many
+    `trials`, evenly from the classes; no picture is in two folds.
+    """
+    rows = partition.train[torch.from_numpy(spread_over_classes(data.labels[partition.train], trials))]
+    units = torch.cat([predict(encoder.units_of, data.trials[some]) for some in rows.split(256)])  # (trial, unit, d)
+    labels, images = data.labels[rows], data.images[rows]
+    pictures = torch.where(images < 0, torch.arange(len(rows)) + len(data.image_ids), images)
+    parts = StratifiedGroupKFold(folds).split(rows, labels, pictures)
+    parts = [(torch.from_numpy(inside), torch.from_numpy(outside)) for inside, outside in parts]
+    accuracy = {}
+    for name, inputs in {"mean_of_units": units.mean(1), "all_units": units.flatten(1)}.items():
+        right = [linear_probe(inputs[i], labels[i], inputs[o], labels[o]) for i, o in parts]
+        accuracy[name] = torch.cat(right).double().mean().item()
+    return accuracy
 
 
-def probe_monitor(data: EEGDataset, partition: Partition, epochs: int, readings: int = 3) -> Callable:
-    """For `fit`: probes `model.encoder` about `readings` times in the course of `epochs`, the last epoch included."""
+def pretraining_monitor(data: EEGDataset, partition: Partition, epochs: int, readings: int = 3) -> Callable:
+    """For `fit`: what becomes of `model.encoder` in the course of pre-training, after each epoch: `residual_scale`, the
+    mean size of the scalars of its sublayers; `variance_over_trials` and `variance_over_positions` of its latent units
+    (0: a collapse). About `readings` times, the last epoch included: `probe_accuracy`, of `mean_of_units`, and
+    `probe_of_all_units`, see `probe_encoder`."""
+    some = data.trials[partition.train[:64]]
 
-    def monitor(model: nn.Module, epoch: int) -> dict:
-        due = epoch % max(1, epochs // readings) == 0 or epoch == epochs
-        return {"probe_accuracy": probe_encoder(model.encoder, data, partition)} if due else {}
+    def monitor(model: nn.Module, epoch: int) -> dict[str, float]:
+        scales = [value for name, value in model.encoder.named_parameters() if name.endswith((".scale1", ".scale2"))]
+        units = predict(model.encoder.units_of, some)  # (trial, unit, width)
+        state = {
+            "residual_scale": torch.stack(scales).abs().mean().item(),
+            "variance_over_trials": units.var(dim=0).mean().item(),
+            "variance_over_positions": units.mean(0).var(dim=0).mean().item(),
+        }
+        if epoch % max(1, epochs // readings) == 0 or epoch == epochs:
+            probes = probe_encoder(model.encoder, data, partition)
+            state |= {"probe_accuracy": probes["mean_of_units"], "probe_of_all_units": probes["all_units"]}
+        return state
 
     return monitor
 
@@ -152,6 +183,19 @@ def masked_prediction(model: nn.Module, trials: Tensor, mask: Tensor) -> Any:
     """The `MaskedPrediction` of a `LatentMaskedModel` for (trial, channel, time), without dropout, on the CPU."""
     prediction = model.eval().predict(trials.to(model.mask_token.device), mask)
     return replace(prediction, **{name: values.cpu() for name, values in vars(prediction).items()})
+
+
+def prediction_quality(prediction: Any) -> dict[str, float]:
+    """What a `MaskedPrediction` of some trials is worth: `tokens_right`, share of masked tokens that are named rightly;
+    `most_frequent_token`, what naming that one always would give; `relative_error`, mean squared error of the regressed
+    units over the variance of the targets over trials (1: the mean of each unit would do as well)."""
+    target, tokens = prediction.target, prediction.tokens.flatten()
+    error = (prediction.regressed - target).square().mean() / target.var(0, correction=0).mean().clamp(min=1e-12)
+    return {
+        "tokens_right": (prediction.token_scores.argmax(-1).flatten() == tokens).double().mean().item(),
+        "most_frequent_token": tokens.bincount().max().item() / len(tokens),
+        "relative_error": error.item(),
+    }
 
 
 def codebook_use(model: nn.Module, trials: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from brainvis.files.checksums import digest
 from brainvis.files.folders import ROOT
 
 
-@lru_cache(maxsize=4096)  # of modules as they are when a process first asks, as they are imported
 def code_digest(*modules: str, leave_out: tuple[str, ...] = ()) -> str:
     """Twelve hexadecimal digits that stand for the code of modules and of what they import from their own package.
 

@@ -55,17 +55,17 @@ def attention_by_products(query: Tensor, key: Tensor, value: Tensor, dropout_p: 
 class TransformerLayer(nn.Module):
     """x = LayerNorm(x + a1 attention(x)), then x = LayerNorm(x + a2 W2 gelu(W1 x)).
 
-    The scalars a are learned and start at 1e-8: a new layer is a bare LayerNorm. Dropout acts, as in the release, on
-    the attention weights, on the feed-forward output and on each scaled sublayer.
+    The scalars a are learned and start at `residual_scale`; at the release's 1e-8 a new layer is a bare LayerNorm.
+    Dropout acts, as in the release, on the attention weights, on the feed-forward output and on each scaled sublayer.
     """
 
-    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, residual_scale: float = 1e-8) -> None:
         super().__init__()
         self.attention = MultiHeadAttention(width, heads, dropout)
         self.feedforward = nn.Sequential(
             nn.Linear(width, feedforward), nn.GELU(), nn.Linear(feedforward, width), Dropout(dropout)
         )
-        self.scale1, self.scale2 = nn.Parameter(torch.tensor(1e-8)), nn.Parameter(torch.tensor(1e-8))
+        self.scale1, self.scale2 = (nn.Parameter(torch.tensor(residual_scale)) for _ in range(2))
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
@@ -80,7 +80,7 @@ class Transformer(nn.Module):
 
     def __init__(self, layers: int, dropout: float, config: TimeBranch) -> None:
         super().__init__()
-        sizes = (config.width, config.heads, config.feedforward, dropout)
+        sizes = (config.width, config.heads, config.feedforward, dropout, config.residual_scale)
         self.layers = nn.ModuleList(TransformerLayer(*sizes) for _ in range(layers))
 
     def forward(self, x: Tensor, asked: Tensor | None = None) -> Tensor:
@@ -196,8 +196,9 @@ class LatentMaskedModel(nn.Module):
         """Both losses of trials (b, channel, time), and how the codebook is used, as scalars.
 
         `mask` (unit,) bool is drawn where it is None, by `generator`, on the CPU, as the tokens are. Returns `loss` =
-        regression_weight * `regression` + classification_weight * `classification`; `token_accuracy`; `codewords_used`,
-        how many different ones; `perplexity` of the tokens (all the same: 1).
+        regression_weight * `regression` + classification_weight * `classification`; `regression_of_mean`, the first
+        where each target is predicted by its mean over the trials; `token_accuracy`, and `token_chance`, that of the
+        most frequent token; `codewords_used`, how many different ones; `perplexity` of the tokens (all the same: 1).
         """
         mask = self.draw_mask(generator) if mask is None else mask
         prediction = self.predict(trials, mask, partial(gumbel_arg_max, generator=generator))
@@ -211,7 +212,9 @@ class LatentMaskedModel(nn.Module):
             "loss": config.regression_weight * regression + config.classification_weight * classification,
             "regression": regression,
             "classification": classification,
+            "regression_of_mean": prediction.target.float().var(dim=0, correction=0).mean(),
             "token_accuracy": (scores.argmax(dim=-1) == tokens).float().mean(),
+            "token_chance": counts.max() / len(tokens),
             "codewords_used": (counts > 0).float().sum(),
             "perplexity": torch.special.entr(counts / counts.sum()).sum().exp(),
         }

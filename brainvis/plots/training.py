@@ -1,5 +1,8 @@
 """Figures of notebooks 02 and 03: how the branches are trained, and what they read."""
 
+import math
+
+from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -44,33 +47,61 @@ def latents_figure(predictions: dict, dimensions: int = 40) -> Figure:
     return figure
 
 
-def curves(history: History, titles: dict[str, str], more: int = 0, **options) -> tuple:
-    """Figure and panels: terms of the loss (-> title) over the epochs, the epoch that was kept; `more` empty panels."""
-    figure, axes = panels(1, len(titles) + more, **options)
-    for axis, (term, title) in zip(axes, titles.items(), strict=False):
-        for part in ("train", "validation"):
-            epochs, values = history.curve(f"{part}_{term}")
-            values = [100 * value for value in values] if "%" in title else values
-            axis.plot(epochs, values, ".-", color=COLOUR_OF[part], label=part)
-        axis.axvline(history.best_epoch, color="black", linestyle=":", linewidth=1, label="epoch kept")
-        axis.set(xlabel="epoch", title=title)
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axis.legend()
+def curves(history: History, titles: dict[str, str], **options) -> tuple:
+    """Figure and panels: terms of the loss (-> title) over the epochs, and the epoch that was kept."""
+    figure, axes = panels(1, len(titles), **options)
+    for axis, (term, title) in zip(axes, titles.items(), strict=True):
+        curve(axis, history, term, title)
     return figure, axes
 
 
-def pretraining_figure(history: History, before: float, chance: float) -> Figure:
-    """Both losses of LMM, the use of the codebook, and a linear probe of the encoder (untrained: `before`)."""
-    titles = {"regression": "regression loss (MSE)", "classification": "classification loss (cross-entropy)"}
-    titles |= {"perplexity": "codewords in use (perplexity)"}
-    figure, axes = curves(history, titles, more=1, width=11)
-    epochs, accuracy = history.curve("probe_accuracy")
-    values = [100 * value for value in (before, *accuracy)]
-    axes[3].plot([0, *epochs], values, "o-", color=COLOUR_OF["time"], label="probe")
-    style.chance_line(axes[3], 100 * chance)
-    axes[3].set(xlabel="epoch", title="linear probe, top-1 (%)", ylim=(0, None))
-    axes[3].xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes[3].legend()
+def curve(axis: Axes, history: History, term: str, title: str) -> None:
+    """A term of the loss over the epochs, of training and validation trials, and the epoch that was kept."""
+    for part in ("train", "validation"):
+        epochs, values = history.curve(f"{part}_{term}")
+        values = [100 * value for value in values] if "%" in title else values
+        axis.plot(epochs, values, ".-", color=COLOUR_OF[part], label=part)
+    axis.axvline(history.best_epoch, color="black", linestyle=":", linewidth=1, label="epoch kept")
+    axis.set(xlabel="epoch", title=title)
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.legend()
+
+
+def pretraining_figure(history: History, before: dict[str, float], chance: float, codewords: int) -> Figure:
+    """What LMM learns: both losses and the accuracy of tokens, each beside what knows nothing of the trial; the use of
+    the codebook; what becomes of the encoder; linear probes (untrained: `before`, by readout, as `probe_encoder`)."""
+    figure, axes = panels(2, 3, height=5.2)
+    (regression, classification, accuracy), (perplexity, state, probe) = axes
+    curve(regression, history, "regression", "regression loss (mean squared error)")
+    curve(classification, history, "classification", "classification loss (cross-entropy)")
+    curve(accuracy, history, "token_accuracy", "masked tokens named rightly (%)")
+    curve(perplexity, history, "perplexity", "codewords in use (perplexity)")
+    for axis, term, scale, label in (
+        (regression, "regression_of_mean", 1, "mean of the targets"),
+        (accuracy, "token_chance", 100, "most frequent token"),
+    ):
+        epochs, values = history.curve(f"validation_{term}")
+        axis.plot(epochs, [scale * value for value in values], "--", color=COLOUR_OF["chance"], label=label)
+        axis.legend()
+    style.chance_line(classification, math.log(codewords), "all codewords alike")
+    classification.legend()
+    names = {"residual_scale": "scalars of sublayers", "variance_over_trials": "variance over trials"}
+    names |= {"variance_over_positions": "variance over positions"}
+    for (term, label), marker in zip(names.items(), "os^", strict=True):
+        state.plot(*history.curve(term), f"{marker}-", label=label)
+    style.log_scale(state)
+    state.set(xlabel="epoch", title="the encoder's latent units")
+    state.legend()
+    readouts = {"mean_of_units": "probe_accuracy", "all_units": "probe_of_all_units"}
+    for (readout, term), marker in zip(readouts.items(), "os", strict=True):
+        epochs, values = history.curve(term)
+        values = [100 * value for value in (before[readout], *values)]
+        probe.plot([0, *epochs], values, f"{marker}-", label=readout.replace("_", " "))
+    style.chance_line(probe, 100 * chance)
+    probe.set(xlabel="epoch", title="linear probe (% right)", ylim=(0, None))
+    probe.legend()
+    for axis in (state, probe):
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
 

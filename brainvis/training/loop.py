@@ -70,12 +70,12 @@ def fit(
     device: torch.device | str | None = None,
     checkpoint: Path | None = None,
     original: Callable[[nn.Module], str] | None = None,
-    choose: tuple[str, str] = ("loss", "min"),
+    choose: tuple[str, str] | None = ("loss", "min"),
     after_step: Callable[[], None] | None = None,
     monitor: Callable[[nn.Module, int], dict[str, float]] | None = None,
     precision: str = "auto",
 ) -> History:
-    """Trains `model` in place and leaves it, in evaluation mode, with the weights of its best epoch.
+    """Trains `model` in place and leaves it, in evaluation mode, with the weights of its best epoch, or the last.
 
     Every epoch is seeded from `seed` and its number, validation alike in all: an interrupted training ends with the
     numbers of an uninterrupted one. Random states outside are left as they were. Several GPUs are all used, unless a
@@ -88,20 +88,21 @@ def fit(
         name: shown on the progress bar and in errors.
         checkpoint: file to go on from and to write; in the end it holds the best weights, until somebody deletes it.
         original: loads the authors' weights into the model and says where they are from: nothing is trained then.
-        choose: a term of the objective on the validation tensors and "min" or "max": the best epoch.
+        choose: a term of the objective on the validation tensors, or of the monitor, and "min" or "max": the best
+            epoch; None: the last epoch.
         after_step: called after every optimiser step.
         monitor: (model, epoch) -> numbers for the history, called after each epoch in evaluation mode.
         precision: of matrix products, "auto", "float32" or "bfloat16"; see `choose_precision`.
 
     Raises:
-        ValueError: tensors that cannot work, or a term to choose by that the objective does not give.
+        ValueError: tensors that cannot work, or a term to choose by that is not there after the first epoch.
         TrainingError: a loss that is not finite; names the epoch and the batch.
     """
     for which, tensors in (("training", train), ("validation", validation)):
         lengths = [len(tensor) for tensor in tensors]
         if not lengths or len(set(lengths)) != 1 or lengths[0] == 0:
             raise ValueError(f"{name}: {which} tensors of lengths {lengths}; they need one length, at least 1")
-    if choose[1] not in ("min", "max"):
+    if choose is not None and choose[1] not in ("min", "max"):
         raise ValueError(f"{name}: choose by the {choose[1]!r} of {choose[0]!r}? It has to be 'min' or 'max'")
     given = {"name": name, "seed": seed, "device": device, "checkpoint": checkpoint, "choose": choose}
     given |= {"after_step": after_step, "monitor": monitor, "precision": precision}
@@ -130,7 +131,7 @@ def fit(
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimiser]
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimiser = kind(learning, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
-        settings = {"name": name, "seed": seed, "choose": list(choose)}
+        settings = {"name": name, "seed": seed, "choose": choose and list(choose)}
         identity = training_identity(model, train, validation, training, **settings) if checkpoint else ""
         stored = Checkpoint(checkpoint, identity)
         with team.first_ahead():  # a file that cannot be used is set aside once
@@ -154,7 +155,7 @@ class _Loop:
     seed: int
     team: Team
     precision: Precision
-    choose: tuple[str, str]
+    choose: tuple[str, str] | None
     after_step: Callable[[], None] | None
     monitor: Callable[[nn.Module, int], dict[str, float]] | None
 
@@ -167,8 +168,7 @@ class _Loop:
 
     def run(self, progress: Progress, optimiser: torch.optim.Optimizer, parts, stored: Checkpoint) -> None:
         """From `progress` to the last epoch; afterwards `progress` holds everything."""
-        epochs, term = self.training.epochs, f"validation_{self.choose[0]}"
-        sign = -1.0 if self.choose[1] == "max" else 1.0
+        epochs = self.training.epochs
         shared = self.team.sharing(self.objective, self.model)
         # A notebook's own bar cannot be drawn by a process that was started from it.
         bar_of = tqdm if self.team.count == 1 else partial(text_bar, disable=self.team.index > 0)
@@ -177,16 +177,14 @@ class _Loop:
                 start = time.monotonic()
                 record = {"epoch": epoch} | self.train(parts[0], epoch, optimiser, shared)
                 record |= self.validate(parts[1], epoch)
-                if term not in record:
-                    raise ValueError(f"{self.name}: no {self.choose[0]!r} to choose by; there are {sorted(record)}")
                 if self.monitor is not None:
                     torch.manual_seed(_derived_seed(self.seed, "monitor"))
                     with torch.no_grad():
                         record |= {key: float(value) for key, value in self.monitor(self.model, epoch).items()}
                 progress.epoch, progress.finished = epoch, epoch == epochs
                 progress.epochs.append(record)
-                if sign * record[term] < progress.lowest:
-                    progress.lowest, progress.best_epoch = sign * record[term], epoch
+                if (merit := self.merit(record)) < progress.lowest:
+                    progress.lowest, progress.best_epoch = merit, epoch
                     state = self.model.state_dict().items()
                     for key, value in state:  # over the best before: the `paper` alignment network has 1 GB of them
                         if key not in progress.best_weights:
@@ -198,6 +196,15 @@ class _Loop:
                 losses = {part: f"{record[f'{part}_loss']:.3g}" for part in ("train", "validation")}
                 bar.set_postfix(losses | {"best": progress.best_epoch})
                 bar.update()
+
+    def merit(self, record: dict[str, float]) -> float:
+        """What epochs are chosen by: the less, the better; infinite for those before the last where that is kept."""
+        if self.choose is None:
+            return 0.0 if record["epoch"] == self.training.epochs else math.inf
+        name, kind = self.choose
+        if (value := record.get(f"validation_{name}", record.get(name))) is None:
+            raise ValueError(f"{self.name}: no {name!r} to choose by; there are {sorted(record)}")
+        return -value if kind == "max" else value
 
     def train(self, tensors: Sequence[Tensor], epoch: int, optimiser, objective: Objective) -> dict[str, float]:
         """One epoch of learning; means of the objective's terms."""
