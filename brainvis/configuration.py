@@ -99,6 +99,8 @@ class FrequencyBranch:
     width: Count = 128
     layers: Count = 1
     highest_frequency: Positive | None = None  # hertz; None: up to the Nyquist frequency
+    log_amplitude: bool = False  # the logarithm, standardised over training trials, instead of amplitudes
+    dropout: Dropout = 0.0  # of what the LSTM reads
     training: Training = Training(epochs=1000, learning_rate=1e-3, optimiser="adam", weight_decay=0.0)
 
 

@@ -63,6 +63,32 @@ def test_branch_equals_the_gates():
         torch.testing.assert_close(encoder(trials)[row], scores)
 
 
+def test_log_amplitudes_are_standardised_by_the_trials_it_was_prepared_with():
+    torch.manual_seed(0)
+    config = FrequencyBranch(width=4, log_amplitude=True)
+    encoder, trials = FrequencyEncoder(3, 12, 100.0, 5, config), 4 + torch.randn(600, 3, 12)
+    encoder.prepare(trials)
+    spectra = encoder.spectra(trials)
+    torch.testing.assert_close(spectra.mean(0), torch.zeros(6, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(spectra.std(0, correction=0), torch.ones(6, 3), atol=1e-4, rtol=0)
+    logarithm = (amplitude_spectrum(trials, 100.0) + 1e-6).log()
+    torch.testing.assert_close(
+        encoder.spectra(trials[:2]), (logarithm[:2] - logarithm.mean(0)) / logarithm.std(0, correction=0)
+    )
+    again = FrequencyEncoder(3, 12, 100.0, 5, config)
+    again.load_state_dict(encoder.state_dict())  # a run's weights bring them along
+    assert torch.equal(again(trials[:5]), encoder.eval()(trials[:5]))
+    assert "mean" not in FrequencyEncoder(3, 12, 100.0).state_dict()  # the released weights have none
+    encoder.prepare(torch.zeros(4, 3, 12))  # a flat channel
+    assert encoder(trials).isfinite().all()
+
+
+def test_dropout_acts_in_training_alone():
+    encoder, trials = FrequencyEncoder(3, 12, 100.0, 5, FrequencyBranch(width=4, dropout=0.5)), torch.randn(2, 3, 12)
+    assert not torch.equal(encoder.train()(trials), encoder(trials))
+    assert torch.equal(encoder.eval()(trials), encoder(trials))
+
+
 def test_paper_preset_has_the_published_size():
     encoder = FrequencyEncoder(128, 440, 1000.0, 40, PRESETS["paper"].frequency)
     assert encoder.frequencies == 220

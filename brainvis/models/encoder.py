@@ -19,6 +19,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.classifier: nn.Linear | None = None
 
+    def prepare(self, trials: Tensor) -> None:
+        """Takes what it has to know of the training trials (trial, channel, time) before it learns; most: nothing."""
+
     def embed(self, trials: Tensor) -> Tensor:
         """(b, channel, time) -> embedding (b, width)."""
         raise NotImplementedError

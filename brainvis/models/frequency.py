@@ -8,10 +8,16 @@ from brainvis.models.encoder import Encoder
 from brainvis.models.spectrum import amplitude_spectrum, frequencies
 
 DEFAULT = FrequencyBranch()
+SMALLEST = 1e-6  # amplitude, which keeps the logarithm finite where a filter left nothing
 
 
 class FrequencyEncoder(Encoder):
-    """relu(W h + b), where h is the LSTM's state after the highest frequency."""
+    """relu(W h + b), where h is the LSTM's state after the highest frequency.
+
+    The LSTM reads amplitudes as they are, as in the release; or, with `log_amplitude`, their logarithm, standardised at
+    each frequency and channel by the trials that `prepare` was given. Amplitudes of 0.5 s of EEG are so large and so
+    alike that gates are saturated by what all trials have in common: hundreds of epochs are needed to get past it.
+    """
 
     def __init__(
         self, n_chans: int, n_times: int, sfreq: float, n_outputs: int | None = None, config: FrequencyBranch = DEFAULT
@@ -19,10 +25,37 @@ class FrequencyEncoder(Encoder):
         super().__init__()
         self.config, self.width, self.sfreq = config, config.width, sfreq
         self.frequencies = len(frequencies(n_times, sfreq, config.highest_frequency))
+        if config.log_amplitude:
+            self.register_buffer("mean", torch.zeros(self.frequencies, n_chans))
+            self.register_buffer("deviation", torch.ones(self.frequencies, n_chans))
+        self.dropout = nn.Dropout(config.dropout)
         self.lstm = nn.LSTM(n_chans, config.width, config.layers, batch_first=True)
         self.output = nn.Linear(config.width, config.width)
         self.add_classifier(n_outputs)
 
+    @torch.no_grad()
+    def prepare(self, trials: Tensor) -> None:
+        """Mean and standard deviation over trials (trial, channel, time) of each log amplitude, if it reads these."""
+        if not self.config.log_amplitude:
+            return
+        total, squares = torch.zeros(2, *self.mean.shape, dtype=torch.float64)
+        for batch in trials.split(256):
+            values = self._log_amplitudes(batch).double()
+            total += values.sum(0)
+            squares += values.square().sum(0)
+        mean = total / len(trials)
+        self.mean.copy_(mean)
+        self.deviation.copy_((squares / len(trials) - mean.square()).clamp(min=1e-12).sqrt())
+
+    def spectra(self, trials: Tensor) -> Tensor:
+        """What the LSTM reads: (b, channel, time) -> (b, frequency, channel)."""
+        if self.config.log_amplitude:
+            return (self._log_amplitudes(trials) - self.mean) / self.deviation
+        return amplitude_spectrum(trials, self.sfreq, self.config.highest_frequency)
+
+    def _log_amplitudes(self, trials: Tensor) -> Tensor:
+        return (amplitude_spectrum(trials, self.sfreq, self.config.highest_frequency) + SMALLEST).log()
+
     def embed(self, trials: Tensor) -> Tensor:
-        states, _ = self.lstm(amplitude_spectrum(trials, self.sfreq, self.config.highest_frequency))
+        states, _ = self.lstm(self.dropout(self.spectra(trials)))
         return torch.relu(self.output(states[:, -1]))  # states: (b, frequency, width)
