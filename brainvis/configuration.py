@@ -74,6 +74,8 @@ class TimeBranch:
     regressor_dropout: Dropout = 0.1
     codewords: Annotated[int, Field(ge=2, lt=2**31)] = 660
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99  # of the target encoder's moving average
+    target_sees: Literal["masked", "all"] = "masked"  # units that the target encoder reads; all: as in data2vec
+    target_standardised: bool = False  # over trials and units, as in data2vec; a linear layer then predicts it
     residual_scale: NotNegative = 1e-8  # of every sublayer, before anything is learned
     regression_weight: NotNegative = 4.0  # the paper adds both losses; the release weighs them 4 and 2
     classification_weight: NotNegative = 2.0

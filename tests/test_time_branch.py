@@ -185,6 +185,31 @@ def test_losses_equal_the_equations(model, trials):
     close(losses["perplexity"], math.exp(-sum(share * math.log(share) for share in shares)), 1e-5)
 
 
+@pytest.mark.parametrize(("sees", "standardised"), [("all", False), ("masked", True), ("all", True)])
+def test_variants_of_the_target_equal_the_equations(model, trials, sees, standardised):
+    config = replace(SMALL, target_sees=sees, target_standardised=standardised)
+    torch.manual_seed(0)
+    variant = LatentMaskedModel(encoder(config)).double().eval()
+    variant.load_state_dict(model.state_dict(), strict=False)  # but the predictor, where there is one
+    mask, masked = torch.tensor([True, False, False, True, False]), [0, 3]
+    placed = [placed_reference(variant.encoder, trial) for trial in trials]
+    if sees == "all":
+        latent = [stack_reference(variant.target_encoder, units) for units in placed]
+        target = torch.tensor([[units[i] for i in masked] for units in latent], dtype=torch.float64)
+    else:
+        latent = [stack_reference(variant.target_encoder, [units[i] for i in masked]) for units in placed]
+        target = torch.tensor(latent, dtype=torch.float64)
+    prediction, before = variant.predict(trials, mask), model.predict(trials, mask)
+    if standardised:
+        target = (target - target.mean((0, 1))) / target.std((0, 1))
+        predicted = [[linear(variant.predictor, unit) for unit in units] for units in before.regressed.tolist()]
+        close(prediction.regressed, predicted)
+    else:
+        close(prediction.regressed, before.regressed)
+    close(prediction.target.double(), target, 1e-4)
+    close(prediction.token_scores, before.token_scores)  # tokens are read from what the regressor says, in all of them
+
+
 def test_the_objective_is_both_losses(model, trials):
     torch.manual_seed(4)
     expected = model.losses(trials)

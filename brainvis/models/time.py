@@ -141,14 +141,30 @@ class TimeEncoder(Encoder):
         return self.units_of(trials).mean(dim=1)
 
 
+def masked_units(encoder: TimeEncoder) -> int:
+    """How many units of a trial are masked: 82 of 110 at a ratio of 0.75. ValueError: all, or none."""
+    ratio, units = encoder.config.mask_ratio, encoder.units
+    if not 0 < (masked := math.floor(ratio * units)) < units:
+        masks = f"masks {masked} of {units} units"
+        raise ValueError(f"a mask ratio of {ratio} {masks}; one at least must be masked, one visible")
+    return masked
+
+
+def draw_mask(encoder: TimeEncoder, generator: torch.Generator | None = None) -> Tensor:
+    """(unit,) bool, true where masked: one draw serves a whole batch, as in the release."""
+    mask = torch.zeros(encoder.units, dtype=torch.bool)
+    mask[torch.randperm(encoder.units, generator=generator)[: masked_units(encoder)]] = True
+    return mask
+
+
 @dataclass(frozen=True)
 class MaskedPrediction:
     """What LMM sees, wants and says about a batch; `masked` and `visible` index the units of a trial."""
 
     masked: Tensor  # (m,)
     visible: Tensor  # (v,)
-    regressed: Tensor  # (b, m, width), the regressor's output
-    target: Tensor  # (b, m, width), the target encoder's output
+    regressed: Tensor  # (b, m, width), the regressor's output, or the predictor's
+    target: Tensor  # (b, m, width), the target encoder's output, as the regressed has to be
     tokens: Tensor  # (b, m), the codewords that the masked units have
     token_scores: Tensor  # (b, m, codeword), those that the regressor's output predicts, before the softmax
 
@@ -164,6 +180,11 @@ class LatentMaskedModel(nn.Module):
 
     The target encoder sees masked units alone, as in the release, and never drops out: its targets do not depend on
     chance. No gradient passes y_m and c_m; C learns by C r_m alone. Call `update_target` after every step.
+
+    Variants, after data2vec (Baevski et al., arXiv 2202.03555): with `target_sees` "all" the target encoder reads all
+    units of a trial, so that a target knows its surroundings; with `target_standardised` each dimension of the targets
+    has mean 0 and variance 1 over the masked units of a batch, which no collapse gives, and P r_m, a linear layer more,
+    takes the place of r_m in the first loss.
     """
 
     def __init__(self, encoder: TimeEncoder) -> None:
@@ -174,12 +195,11 @@ class LatentMaskedModel(nn.Module):
         self.mask_token = nn.Parameter(torch.randn(config.width))
         self.regressor = Transformer(config.regressor_layers, config.regressor_dropout, config)
         self.tokeniser = nn.Linear(config.width, config.codewords)
+        self.predictor = nn.Linear(config.width, config.width) if config.target_standardised else nn.Identity()
         self.regressor.apply(initialise_linear)
         self.tokeniser.apply(initialise_linear)
-        self.masked_units = math.floor(config.mask_ratio * encoder.units)  # 82 of 110 at a ratio of 0.75
-        if not 0 < self.masked_units < encoder.units:
-            masks = f"masks {self.masked_units} of {encoder.units} units"
-            raise ValueError(f"a mask ratio of {config.mask_ratio} {masks}; one at least must be masked, one visible")
+        self.predictor.apply(initialise_linear)
+        self.masked_units = masked_units(encoder)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -187,10 +207,8 @@ class LatentMaskedModel(nn.Module):
         return self
 
     def draw_mask(self, generator: torch.Generator | None = None) -> Tensor:
-        """(unit,) bool, true where masked: one draw serves a whole batch, as in the release."""
-        mask = torch.zeros(self.encoder.units, dtype=torch.bool)
-        mask[torch.randperm(self.encoder.units, generator=generator)[: self.masked_units]] = True
-        return mask
+        """As the function of this name."""
+        return draw_mask(self.encoder, generator)
 
     def losses(self, trials: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None) -> dict:
         """Both losses of trials (b, channel, time), and how the codebook is used, as scalars.
@@ -228,13 +246,20 @@ class LatentMaskedModel(nn.Module):
         placed = projected + self.encoder.position
         encoded = self.encoder.transformer(placed[:, visible])  # (b, v, width)
         with torch.no_grad():
-            target = self.target_encoder(placed[:, masked])  # (b, m, width)
+            if self.config.target_sees == "masked":
+                target = self.target_encoder(placed[:, masked])  # (b, m, width)
+            else:
+                target = self.target_encoder(placed)[:, masked]
+            if self.config.target_standardised:
+                deviation, mean = torch.std_mean(target.float(), dim=(0, 1))
+                target = (target.float() - mean) / (deviation + 1e-6)
         queries = repeat(self.mask_token + self.encoder.position[masked], "m width -> b m width", b=len(trials))
         regressed = self.regressor(queries, asked=encoded)
         # detach, not no_grad: under no_grad autocast would keep a copy of the weights that no gradient reaches
         codes = self.tokeniser(projected[:, masked].detach()).detach()
         tokens = codes.argmax(dim=-1) if draw is None else draw(codes)
-        return MaskedPrediction(masked, visible, regressed, target, tokens, self.tokeniser(regressed))
+        scores = self.tokeniser(regressed)
+        return MaskedPrediction(masked, visible, self.predictor(regressed), target, tokens, scores)
 
     def update_target(self) -> None:
         """target = momentum * target + (1 - momentum) * encoder, for all parameters at once."""
