@@ -138,3 +138,6 @@ for place, notebook in enumerate(NOTEBOOKS.values()):
             f"{notebook} ({{wildcards.who}}, {{wildcards.ablation}})"
         shell:
             "exec {params.python:q} -m brainvis run {params.notebook:q} {params.executed:q} {output:q} {params.parameters:q}"
+
+
+include: "docs/studies/study.smk"

@@ -165,6 +165,14 @@ def test_an_encoder_is_probed_within_the_training_trials_by_the_mean_of_its_unit
     assert analysis.probe_encoder(units_of_a_class(True), data, partition) == blurred
 
 
+@pytest.mark.parametrize("each", [1, 2, 3])
+def test_an_encoder_of_few_trials_is_probed_all_the_same(each):
+    labels = torch.arange(2 * 6 * each) % 6
+    data = dataset(torch.randn(len(labels), 2, 8), labels)
+    found = analysis.probe_encoder(units_of_a_class(False), data, data.partition("clean"))
+    assert all(0 <= value <= 1 for value in found.values()) and len(found) == 2
+
+
 def test_pretraining_is_watched_after_each_epoch_and_probed_now_and_then(monkeypatch):
     monkeypatch.setattr(analysis, "probe_encoder", lambda *_: {"mean_of_units": 0.25, "all_units": 0.5})
     labels = torch.arange(40) % 2

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import KFold, StratifiedGroupKFold
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -146,7 +146,9 @@ def probe_encoder(
     units = torch.cat([predict(encoder.units_of, data.trials[some]) for some in rows.split(256)])  # (trial, unit, d)
     labels, images = data.labels[rows], data.images[rows]
     pictures = torch.where(images < 0, torch.arange(len(rows)) + len(data.image_ids), images)
-    parts = StratifiedGroupKFold(folds).split(rows, labels, pictures)
+    most = min(int(labels.bincount().max()), len(pictures.unique()))  # with one trial a class, none is known twice
+    splitter = StratifiedGroupKFold(min(folds, most)) if most > 1 else KFold(2)
+    parts = splitter.split(rows, labels, pictures)
     parts = [(torch.from_numpy(inside), torch.from_numpy(outside)) for inside, outside in parts]
     accuracy = {}
     for name, inputs in {"mean_of_units": units.mean(1), "all_units": units.flatten(1)}.items():

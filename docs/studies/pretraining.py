@@ -1,0 +1,216 @@
+"""What is pre-training worth? The time branch, fine-tuned on a share of the labels, after each kind of pre-training.
+
+    snakemake --cores 2 pretraining_study                              all of it: hours, and it goes on where it was
+    python docs/studies/pretraining.py run lmm 0 interleaved lmm.json  one kind, seed and world
+    python docs/studies/pretraining.py figure FOLDER figures/study     the figures and their numbers, of what is there
+
+The learning rate of each is chosen on validation trials among `RATES`, because each start has its own best one; the
+epoch as well. Test trials are read once, with what was chosen. `worlds` are phantoms: where classes are recorded in
+blocks under slow drift, the time of recording tells them, and a pre-training that learns it would help.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brainvis.configuration import PRESETS, Phantom, Training
+from brainvis.data import load_dataset
+from brainvis.data.classes import class_attributes
+from brainvis.data.dataset import EEGDataset, Partition
+from brainvis.evaluation.analysis import probe_encoder
+from brainvis.files import read_json, write_json
+from brainvis.models.encoder import classification_objective
+from brainvis.models.masked_signal import MaskedSignalModel, masked_signal_objective
+from brainvis.models.time import LatentMaskedModel, TimeEncoder, masked_modeling_objective
+from brainvis.plots.style import PALETTE, chance_line, panels
+from brainvis.training import fit, predict
+
+BASE = PRESETS["demo"]
+LMM = {  # what differs from LMM as released
+    "lmm": {},
+    "lmm_regression": {"classification_weight": 0.0},
+    "lmm_tokens": {"regression_weight": 0.0},
+    "lmm_data2vec": {"target_sees": "all", "target_standardised": True},
+}
+KINDS = {
+    "none": "none",
+    "lmm": "LMM as released",
+    "lmm_regression": "LMM, regression alone",
+    "lmm_tokens": "LMM, tokens alone",
+    "lmm_data2vec": "LMM, targets as in data2vec",
+    "masked_signal": "masked reconstruction of the signal",
+}
+WORLDS = {
+    "interleaved": Phantom(),
+    "interleaved_drift_0.5": Phantom(drift=0.5),
+    "interleaved_drift_1": Phantom(drift=1.0),
+    "block": Phantom(design="block"),
+    "block_drift_0.5": Phantom(design="block", drift=0.5),
+    "block_drift_1": Phantom(design="block", drift=1.0),
+    "block_drift_0.5_no_signal": Phantom(design="block", drift=0.5, signal=0.0),
+}
+SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of the labels, in the world "interleaved"; all of them in the others
+RATES = (3e-4, 1e-3, 3e-3)
+STEPS = 1400  # of fine-tuning, whatever the share
+
+
+def pretrained(kind: str, data: EEGDataset, partition: Partition, seed: int) -> tuple[TimeEncoder, dict]:
+    """An encoder after a kind of pre-training, and what can be said of it."""
+    config = replace(BASE.time, **LMM.get(kind, {}))
+    torch.manual_seed(seed)
+    encoder = TimeEncoder(**data.signature, config=config)
+    said = {"probe_before": probe_encoder(encoder, data, partition)}
+    if kind == "none":
+        return encoder, said
+    signal = kind == "masked_signal"
+    model = MaskedSignalModel(encoder) if signal else LatentMaskedModel(encoder)
+    history = fit(
+        model,
+        masked_signal_objective if signal else masked_modeling_objective,
+        [data.view(partition.train)],
+        [data.view(partition.validation)],
+        config.pretraining,
+        name=KINDS[kind],
+        seed=seed,
+        choose=None,
+        after_step=None if signal else model.update_target,
+    )
+    return encoder, said | {"probe": probe_encoder(encoder, data, partition), "pretraining": history.epochs[-1]}
+
+
+def labelled(data: EEGDataset, train: Tensor, share: float, seed: int) -> Tensor:
+    """A share of the training trials, the same of every class, whole pictures: at least one of each class."""
+    generator, kept = torch.Generator().manual_seed(seed), []
+    for label in data.labels[train].unique():
+        of_class = train[data.labels[train] == label]
+        pictures = data.images[of_class].unique()
+        count = max(1, round(share * len(pictures)))
+        chosen = pictures[torch.randperm(len(pictures), generator=generator)[:count]]
+        kept.append(of_class[torch.isin(data.images[of_class], chosen)])
+    return torch.cat(kept).sort().values
+
+
+def finetuned(start: dict, data: EEGDataset, partition: Partition, rows: Tensor, rate: float, seed: int) -> tuple:
+    """The best accuracy on validation trials, its epoch, and the model of that epoch."""
+    torch.manual_seed(seed + 1)
+    model = TimeEncoder(**data.signature, config=BASE.time)
+    model.load_state_dict(start)
+    model.add_classifier(len(data.class_names))
+    size = BASE.time.finetuning.batch_size
+    epochs = max(2, round(STEPS / -(-len(rows) // size)))
+    training = Training(epochs, rate, size, "adam", 0.0, "cosine")
+    parts = ([data.view(part), data.labels[part]] for part in (rows, partition.validation))
+    choose = ("accuracy", "max")
+    history = fit(model, classification_objective, *parts, training, name=f"{rate:g}", seed=seed, choose=choose)
+    return history.kept("validation_accuracy"), history.best_epoch, model
+
+
+def run(kind: str, seed: int, world: str, output: Path) -> None:
+    """Pre-train once, fine-tune on every share with every rate, read the test trials with the best of each share."""
+    data = load_dataset("phantom", configuration=replace(BASE, phantom=WORLDS[world]))  # the same for all seeds
+    partition = data.partition("clean")
+    encoder, said = pretrained(kind, data, partition, seed)
+    start, rows = encoder.state_dict(), []
+    for share in SHARES if world == "interleaved" else SHARES[-1:]:
+        some = labelled(data, partition.train, share, seed)
+        tried = {rate: finetuned(start, data, partition, some, rate, seed) for rate in RATES}
+        best = max(tried, key=lambda rate: tried[rate][0])
+        predicted = predict(tried[best][2], data.view(partition.test)).argmax(1)
+        row = {"share": share, "trials": len(some), "rate": best, "epoch": tried[best][1]}
+        row["validation"] = {f"{rate:g}": values[0] for rate, values in tried.items()}
+        rows.append(row | tested(data, partition.test, predicted))
+        print(f"{kind}, seed {seed}, {world}, {share:.0%} of labels: {rows[-1]['test']:.3f}", flush=True)
+    sizes = {"configuration": f"{BASE.time}", "steps": STEPS, "rates": RATES}
+    write_json(output, {"kind": kind, "seed": seed, "world": world, "rows": rows, **said, **sizes})
+
+
+def tested(data: EEGDataset, test: Tensor, predicted: Tensor) -> dict:
+    """Accuracy of the class, of each word of its name, and which trials are right ("0" and "1", in their order)."""
+    labels = data.labels[test]
+    words = {
+        place: sum(of[a] == of[b] for a, b in zip(predicted.tolist(), labels.tolist(), strict=True)) / len(test)
+        for place, of in class_attributes(data.class_names).items()
+    }
+    right = predicted == labels
+    return {"test": right.double().mean().item(), "words": words, "right": "".join(map(str, right.int().tolist()))}
+
+
+def interval(right: list[np.ndarray], other: list[np.ndarray] | None = None, draws: int = 2000) -> dict[str, float]:
+    """Mean over seeds and trials of (seed)(trial,) bool, or its difference from `other`, paired by seed and trial, and
+    a 95 % interval that contains both: seeds are drawn, and trials, the same in all seeds."""
+    values = np.stack(right).astype(float) - (0 if other is None else np.stack(other))
+    generator = np.random.default_rng(0)
+    means = []
+    for _ in range(draws):
+        seeds = generator.integers(0, len(values), len(values))
+        trials = generator.integers(0, values.shape[1], values.shape[1])
+        means.append(values[np.ix_(seeds, trials)].mean())
+    low, high = np.percentile(means, (2.5, 97.5))
+    return {"value": float(values.mean()), "low": float(low), "high": float(high), "seeds": len(values)}
+
+
+def figure(folder: Path, output: Path) -> None:
+    """`pretraining.png`, `.pdf` and `.json`: accuracy by share of labels and kind; gain of LMM over none by world."""
+    found: dict[tuple, dict[int, np.ndarray]] = defaultdict(dict)  # world, kind, share -> seed -> right
+    for file in sorted(folder.glob("*.json")):
+        made = read_json(file)
+        for row in made["rows"]:
+            hits = np.array(list(row["right"])) == "1"
+            found[made["world"], made["kind"], row["share"]][made["seed"]] = hits
+    if not found:
+        sys.exit(f"{folder} has no results yet: run snakemake pretraining_study")
+    kept = {"accuracy": {}, "gain over none": {}}
+    for (world, kind, share), right in found.items():
+        name = f"{world} | {kind} | {share:g}"
+        kept["accuracy"][name] = interval(list(right.values()))
+        none = found.get((world, "none", share), {})
+        if kind != "none" and (both := sorted(right.keys() & none.keys())):
+            kept["gain over none"][name] = interval([right[seed] for seed in both], [none[seed] for seed in both])
+    drawing, (left, middle) = panels(1, 2, height=3.6, width=10)
+    for place, (kind, colour) in enumerate(zip(KINDS, PALETTE, strict=False)):
+        shares = [share for share in SHARES if f"interleaved | {kind} | {share:g}" in kept["accuracy"]]
+        points = [kept["accuracy"][f"interleaved | {kind} | {share:g}"] for share in shares]
+        x = np.array(shares) * 1.03 ** (place - 2.5)  # beside each other
+        values = 100 * np.array([[point[key] for key in ("value", "low", "high")] for point in points]).reshape(-1, 3)
+        errors = [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]
+        left.errorbar(100 * x, values[:, 0], errors, fmt="o-", color=colour, label=KINDS[kind], capsize=2, markersize=4)
+    chance_line(left, 100 / 40)
+    left.set(xscale="log", xlabel="labelled trials (%)", ylabel="test accuracy (%)", title="time branch, fine-tuned")
+    left.set_xticks([100 * share for share in SHARES], [f"{100 * share:g}" for share in SHARES])
+    left.legend(fontsize=7)
+    worlds = [world for world in WORLDS if f"{world} | lmm | 1" in kept["gain over none"]]
+    for place, world in enumerate(worlds):
+        gain = kept["gain over none"][f"{world} | lmm | 1"]
+        low, value, high = (100 * gain[key] for key in ("low", "value", "high"))
+        middle.plot([low, high], [place, place], color=PALETTE[0])
+        middle.plot(value, place, "o", color=PALETTE[0])
+    middle.axvline(0, color="black", linewidth=1)
+    middle.set_yticks(range(len(worlds)), [world.replace("_", " ") for world in worlds])
+    middle.invert_yaxis()
+    middle.set(xlabel="gain of LMM over none (points)", title="all labels, by world")
+    for ending in ("png", "pdf"):
+        drawing.savefig(output / f"pretraining.{ending}", dpi=200)
+    write_json(output / "pretraining.json", kept)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("run")
+    one.add_argument("kind", choices=KINDS)
+    one.add_argument("seed", type=int)
+    one.add_argument("world", choices=WORLDS)
+    one.add_argument("output", type=Path)
+    one.set_defaults(do=run)
+    drawn = commands.add_parser("figure")
+    drawn.add_argument("folder", type=Path)
+    drawn.add_argument("output", type=Path)
+    drawn.set_defaults(do=figure)
+    arguments = vars(parser.parse_args())
+    arguments.pop("do")(**arguments)

@@ -1,0 +1,46 @@
+# Studies of hours, each of its own name: `snakemake --cores 2 study`, or one of them, such as `pretraining_study`. A part
+# that is done leaves a small file beside the runs and is not made again, however often they are stopped; what came of all
+# parts is written to figures/study.
+from brainvis.files import figures_folder, runs_folder
+
+PRETRAINING = ["none", "lmm", "lmm_regression", "lmm_tokens", "lmm_data2vec", "masked_signal"]
+WORLDS = [f"{design}{drift}" for design in ("interleaved", "block") for drift in ("", "_drift_0.5", "_drift_1")]
+WORLDS += ["block_drift_0.5_no_signal"]
+SEEDS = range(3)
+PARTS = [f"{kind}-{seed}-interleaved" for seed in SEEDS for kind in PRETRAINING]
+PARTS += [f"{kind}-{seed}-{world}" for seed in SEEDS for world in WORLDS[1:] for kind in ("none", "lmm")]
+
+
+rule study:
+    localrule: True
+    input:
+        figures_folder() / "study" / "pretraining.json",
+
+
+rule pretraining_study:
+    input:
+        [runs_folder() / "study" / "pretraining" / f"{part}.json" for part in PARTS],
+    output:
+        figures_folder() / "study" / "pretraining.json",
+    params:
+        python=sys.executable,
+        script=os.path.join(workflow.basedir, "docs", "studies", "pretraining.py"),
+        folder=lambda wildcards, input: os.path.dirname(input[0]),
+        figures=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "{params.python:q} {params.script:q} figure {params.folder:q} {params.figures:q}"
+
+
+rule pretraining_part:
+    output:
+        runs_folder() / "study" / "pretraining" / "{kind}-{seed}-{world}.json",
+    params:
+        python=sys.executable,
+        script=os.path.join(workflow.basedir, "docs", "studies", "pretraining.py"),
+    threads: 1
+    wildcard_constraints:
+        kind="[a-z0-9_]+",
+        seed="[0-9]+",
+        world="[a-z0-9_.]+",
+    shell:
+        "{params.python:q} {params.script:q} run {wildcards.kind} {wildcards.seed} {wildcards.world} {output:q}"

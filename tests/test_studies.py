@@ -1,0 +1,86 @@
+"""Studies of hours, made small: each part leaves a file, figures are of what is there, snakemake knows the rest."""
+
+import json
+import runpy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.world import World
+
+from brainvis.configuration import PRESETS, Phantom
+from brainvis.files import ROOT
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The study of pre-training at smoke size."""
+    content = runpy.run_path(str(ROOT / "docs" / "studies" / "pretraining.py"))
+    small = {name: Phantom(subjects=1, images_per_class=4, classes=8, design=name) for name in ("interleaved", "block")}
+    globals_of_it = content["run"].__globals__
+    globals_of_it |= {"BASE": PRESETS["smoke"], "STEPS": 4, "SHARES": (0.5, 1.0), "RATES": (1e-3, 3e-3)}
+    globals_of_it["WORLDS"].clear()
+    globals_of_it["WORLDS"].update(small)
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRAINVIS_DATA", str(folder / "data"))
+        parts = [(kind, seed, "interleaved") for seed in (0, 1) for kind in ("none", "lmm", "masked_signal")]
+        parts += [(kind, 0, "block") for kind in ("none", "lmm")]
+        for kind, seed, world in [*parts, ("lmm_data2vec", 0, "interleaved")]:
+            content["run"](kind, seed, world, folder / f"{kind}-{seed}-{world}.json")
+    return SimpleNamespace(folder=folder, **content)
+
+
+def test_a_part_says_what_was_chosen_and_which_trials_are_right(study):
+    made = json.loads((study.folder / "lmm-0-interleaved.json").read_text())
+    assert [row["share"] for row in made["rows"]] == [0.5, 1.0] and "probe" in made and "pretraining" in made
+    for row in made["rows"]:
+        assert row["test"] == pytest.approx(row["right"].count("1") / len(row["right"]))
+        assert row["validation"][f"{row['rate']:g}"] == max(row["validation"].values())
+        assert len(row["words"]) == 2 and all(row["test"] <= share <= 1 for share in row["words"].values())
+    assert "probe" not in json.loads((study.folder / "none-0-interleaved.json").read_text())
+    assert len(json.loads((study.folder / "lmm-0-block.json").read_text())["rows"]) == 1  # all labels
+
+
+def test_the_figure_is_of_what_is_there_and_pairs_seeds(study, tmp_path):
+    study.figure(study.folder, tmp_path)
+    kept = json.loads((tmp_path / "pretraining.json").read_text())
+    both = [json.loads((study.folder / f"{kind}-{seed}-interleaved.json").read_text())["rows"][1]["test"]
+            for kind in ("lmm", "none") for seed in (0, 1)]  # fmt: skip
+    gain = kept["gain over none"]["interleaved | lmm | 1"]
+    assert gain["value"] == pytest.approx((sum(both[:2]) - sum(both[2:])) / 2) and gain["seeds"] == 2
+    assert kept["gain over none"]["interleaved | lmm_data2vec | 1"]["seeds"] == 1
+    assert (tmp_path / "pretraining.png").stat().st_size > 10_000
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="no results yet"):
+        study.figure(tmp_path / "empty", tmp_path)
+
+
+def test_the_interval_holds_seeds_and_trials(study):
+    rng = np.random.default_rng(0)
+    alike = [rng.random(400) < 0.5 for _ in range(4)]
+    apart = [rng.random(400) < share for share in (0.2, 0.4, 0.6, 0.8)]
+    widths = [(found := study.interval(right))["high"] - found["low"] for right in (alike, apart)]
+    assert widths[1] > 3 * widths[0]  # seeds that scatter count
+    assert study.interval(apart, apart) == {"value": 0, "low": 0, "high": 0, "seeds": 4}  # and pairs take them out
+
+
+def test_a_share_of_the_labels_has_every_class_and_whole_pictures(study):
+    labels, images = torch.arange(120) // 30, torch.arange(120) // 3
+    data = SimpleNamespace(labels=labels, images=images)
+    for share, count in ((0.05, 1), (0.1, 1), (0.5, 5), (1.0, 10)):
+        rows = study.labelled(data, torch.arange(120), share, seed=0)
+        assert torch.equal(labels[rows].bincount(), torch.full((4,), 3 * count))
+        assert (images[rows].bincount(minlength=40) % 3 == 0).all()
+
+
+def test_snakemake_knows_the_parts(tmp_path):
+    world = World(tmp_path)
+    answer = world.snakemake("--dry-run", "study")
+    assert answer.returncode == 0 and "pretraining_part        54" in answer.stdout + answer.stderr
+    place = world.runs / "study" / "pretraining"
+    place.mkdir(parents=True)
+    (place / "lmm-0-interleaved.json").write_text("{}")
+    answer = world.snakemake("--dry-run", "study")
+    assert "pretraining_part        53" in answer.stdout + answer.stderr
