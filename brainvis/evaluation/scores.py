@@ -105,7 +105,7 @@ def n_way_of_trials(
     """n-way top-1 of each trial's generated pictures, (trial,), averaged over rounds and samples.
 
     The right class of a trial is the judge's own on the picture that was shown. It competes with `ways` - 1 other
-    classes, drawn anew in each of `repeats` rounds: the same ones for all pictures of the same trials and seed.
+    classes, drawn anew in each of `repeats` rounds; equally many pictures of the same trials meet the same ones.
 
     Args:
         generated, truth: the judge's logits (trial, sample, class), and (trial, class) of the pictures shown.
