@@ -21,6 +21,9 @@ def test_comparison_shows_every_score_and_difference():
     drawn = [container.lines[0].get_ydata()[0] for container in left.containers]
     assert drawn == [100 * scores[name][measure]["value"] for name in scores for measure in decoding.SCORES]
     assert right.containers[0].lines[0].get_ydata()[0] == 100 * difference["top1"]["value"]
+    sure = {name: {"top1": {"value": 0.5, "low": 0.4, "high": 0.6, "p": p}} for name, p in (("a", 1e-3), ("b", 0.02))}
+    _, right = decoding.comparison_figure(scores | dict.fromkeys("ab", scores["time"]), sure).axes
+    assert [text.get_text() for text in right.texts] == ["p = 0.002", "p = 0.02"]  # of two, corrected
 
 
 def test_confusion_puts_equal_words_side_by_side():
@@ -70,9 +73,11 @@ def test_figures_of_alignment():
     curves = decoding.alignment_curves_figure(History(epochs, 2, 0.0)).axes
     assert curves[1].get_ylim() == curves[2].get_ylim()
     assert curves[2].lines[1].get_ydata().tolist() == [0.1, 0.2]
-    score = {"value": 0.3, "low": 0.2, "high": 0.4, "chance": 0.1}
+    score = {"value": 0.3, "low": 0.2, "high": 0.4, "chance": 0.1, "class_scores_alone": 0.25}
     axis = decoding.retrieval_figure({"caption": {"top1": score}}).axes[0]
     assert axis.containers[0].lines[0].get_ydata()[0] == 30
+    levels = {line.get_linestyle(): line.get_ydata().tolist() for line in axis.lines if len(line.get_xdata()) == 2}
+    assert levels == {"--": [10, 10], ":": [25, 25]}
     own, other = (interpolation_position(states, coarse[which], fine) for which in (labels, 1 - labels))
     left = decoding.interpolation_figure(own, other).axes[0]
     assert np.allclose(left.collections[1].get_offsets(), np.stack([own["position"], own["off_axis"]], 1))

@@ -95,6 +95,12 @@ def rows() -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def differences() -> pd.DataFrame:
+    """As `comparisons.ablation_differences` gives them."""
+    families = product(("CA top-1", "GA", "another"), ("no_time", "no_semantic"))
+    return pd.DataFrame([score(0.1, measure=m, ablation=a, p_holm=0.02, family=2) for m, a in families])
+
+
 def figures(folder, names) -> dict[str, Figure]:
     """Name of the function -> what it draws, with classes of these names."""
     data, generator, count = recorded(folder, names), torch.Generator().manual_seed(1), len(names)
@@ -165,6 +171,7 @@ def figures(folder, names) -> dict[str, Figure]:
         ),
         "classification_figure": summary.classification_figure(rows()),
         "ablation_figure": summary.ablation_figure(rows(), 1),
+        "differences_figure": summary.differences_figure(differences()),
         "results_grid_figure": summary.results_grid_figure(pixels(2), pixels(2, 2), shown),
         "wrong_figure": summary.wrong_figure(pixels(2), pixels(2), shown, wrong, errors),
         "framework_figure": summary.framework_figure(several, data, (77, 768), {names[0]: pixels(1)[0]}),

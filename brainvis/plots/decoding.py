@@ -11,6 +11,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from brainvis.evaluation.bootstrap import LEAST_P, holm, p_text
 from brainvis.plots import style
 from brainvis.plots.style import COLOUR_OF, PALETTE, SEQUENTIAL, panels
 from brainvis.plots.training import curves
@@ -21,19 +22,25 @@ INTERVALS = "95 % intervals, chance dashed"
 
 
 def comparison_figure(scores: dict[str, dict], differences: dict[str, dict]) -> Figure:
-    """`classification_scores` by branch (tables 2, 3 of the paper), and `paired_difference` of fusion and each."""
+    """`classification_scores` by branch (tables 2, 3 of the paper), and `paired_difference` of fusion and each.
+
+    The p-values of these differences are one family, corrected by Holm.
+    """
     figure, (left, right) = panels(1, 2, width_ratios=(2, 1))
     style.estimates(left, scores, SCORES, scale=100)
     left.set(ylabel="test trials (%)", ylim=(0, 103), title=INTERVALS)
     left.legend()
     colours = style.colours_of(scores)
+    corrected = holm({name: difference["top1"]["p"] for name, difference in differences.items()})
     for place, (name, difference) in enumerate(differences.items()):
-        top = difference["top1"]
+        top, p = difference["top1"], p_text(corrected[name], len(corrected) * LEAST_P)
         style.estimate(right, place, top, colours[name], scale=100)
-        right.annotate(f"p = {top['p']:.2g}", (place + 0.1, 100 * top["value"]))
+        right.annotate(p, (place + 0.1, 100 * top["value"]))
     right.axhline(0, color=COLOUR_OF["chance"], linewidth=1)
     right.set_xticks(range(len(differences)), [f"fused - {name}" for name in differences])
-    right.set(xlim=(-0.5, len(differences) - 0.3), ylabel="percentage points", title="paired differences, top-1")
+    right.set(
+        xlim=(-0.5, len(differences) - 0.3), ylabel="percentage points", title="paired differences, top-1 (p: Holm)"
+    )
     return figure
 
 
@@ -136,12 +143,19 @@ def alignment_curves_figure(history: History) -> Figure:
 
 
 def retrieval_figure(retrieval: dict[str, dict[str, dict]]) -> Figure:
-    """How often the right text is among the first k of all: which texts -> "top1", "top5" -> score."""
+    """How often the right text is among the first k of all: which texts -> "top1", "top5" -> score.
+
+    Beside "chance" a score may say what the "class_scores_alone" would find.
+    """
     figure, axes = panels(1, len(retrieval), sharey=True, squeeze=False)
     for axis, (title, scores) in zip(axes[0], retrieval.items(), strict=True):
         style.estimates(axis, {"test": scores}, {measure: SCORES[measure] for measure in scores}, scale=100)
+        for place, score in enumerate(scores.values()):
+            known, label = 100 * score.get("class_scores_alone", np.nan), None if place else "class scores alone"
+            axis.plot([place - 0.35, place + 0.35], [known, known], ":", color=COLOUR_OF["fused"], label=label)
         axis.set(xlim=(-0.6, len(scores) - 0.4), ylim=(0, 103), title=title)
     axes[0, 0].set_ylabel("test trials (%)\n(95 % intervals, chance dashed)")
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

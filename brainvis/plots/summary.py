@@ -9,11 +9,13 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from brainvis.configuration import ABLATIONS, Configuration
 from brainvis.data.dataset import EEGDataset
+from brainvis.evaluation.comparisons import corrected_p
 from brainvis.plots import style
 from brainvis.plots.style import WIDTH, Pixels, empty_figure, panels
 
 LEARNT, FROZEN, MEASURED = style.PALETTE[2], style.PALETTE[9], (0.35, 0.35, 0.35)  # colours of the framework
 WIDE, HIGH = 12.0, 4.35  # inches, and the units, of the drawing of the framework
+COLOURS_OF_MEASURES = {"CA top-1": "fused", "GA": "refined"}
 PICTURES_OF = {"semantic": "semantic stage alone", "refined": "after refinement"}
 
 
@@ -58,6 +60,29 @@ def ablation_figure(scores: pd.DataFrame, subject: int) -> Figure:
         plt.setp(axis.get_xticklabels(), rotation=30, ha="right")
         axis.set(title=f"{title}, subject {subject}", ylim=(0, 1))
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def differences_figure(differences: pd.DataFrame) -> Figure:
+    """What each ablation changes on the same trials, in points, a panel a measure; p as corrected for its panel.
+
+    `differences` are those of `comparisons.ablation_differences`.
+    """
+    if differences.empty:
+        return empty_figure("No ablation was run beside the whole method.")
+    measures = differences["measure"].unique()
+    figure, axes = panels(1, len(measures), height=3.4, squeeze=False)
+    for axis, measure in zip(axes[0], measures, strict=True):
+        rows = differences[differences["measure"] == measure].reset_index(drop=True)
+        colour = style.COLOUR_OF[COLOURS_OF_MEASURES.get(measure, "fused")]
+        for place, row in rows.iterrows():
+            style.estimate(axis, place, row, colour, scale=100)
+            axis.annotate(corrected_p(row), (place, 100 * row["high"]), (0, 3), textcoords="offset points", ha="center")
+        axis.axhline(0, color=style.COLOUR_OF["chance"], linewidth=1)
+        names = rows["ablation"].str.replace("no_", "no ").str.replace("_", " ")
+        axis.set_xticks(range(len(rows)), names, rotation=30, ha="right")
+        axis.set(xlim=(-0.6, len(rows) - 0.4), title=f"{measure}: without the part - with it", ylabel="points")
+        axis.margins(y=0.15)
     return figure
 
 
