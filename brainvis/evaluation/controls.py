@@ -40,7 +40,7 @@ CONTROLS = {
     "true_name": Control("told the true name", "predicted", "true"),
     "true_caption": Control("led by the true caption, no refinement", "caption", None),
     "average": Control("led by the average embedding", "average", "predicted"),
-    "average_alone": Control("led by the average embedding, no refinement", "average", None),
+    "average_alone": Control("the same without refinement (blind)", "average", None),
     "another_trial": Control("led by another trial's embedding", "another", "predicted"),
     "noise": Control("noise in place of EEG", "noise", "noise"),
 }
@@ -58,6 +58,14 @@ def noise_trials(trials: Tensor, count: int, seed: int) -> Tensor:
     return mean + torch.einsum("nt,tcs->ncs", weights / max(len(trials) - 1, 1) ** 0.5, trials - mean)
 
 
+def other_trials(labels: Tensor) -> Tensor:
+    """For each trial of these classes (trial,) the place of another: half way round, in the order of the classes."""
+    order = labels.argsort(stable=True)
+    others = torch.empty_like(order)
+    others[order] = order.roll(-(len(order) // 2))
+    return others
+
+
 def draw_controls(
     generator: Generator,
     embeddings: Mapping[str, Tensor],
@@ -70,62 +78,53 @@ def draw_controls(
 ) -> dict[str, NDArray[np.uint8]]:
     """One picture a trial of each of `CONTROLS`: uint8 (trial, 1, height, width, 3).
 
-    `embeddings` (trial, tokens, width) and `names` (trial,) by the words of the table; `drawn` has the controls that
-    are drawn already, `folder` takes the others as they come.
+    `embeddings` (trial, tokens, width) and `names` (trial,) are called as in the table; `drawn` holds the "cascade" and
+    its semantic stage, "no_refinement", which are there already. `folder` takes all others as they come.
     """
-    config, made, started = replace(config, samples=1), dict(drawn), {}
+    one, made, started = replace(config, samples=1), dict(drawn), {"predicted": drawn["no_refinement"]}
     for name, control in CONTROLS.items():
-        if control.name is None and name in made:
-            started[control.embeddings] = made[name]
-    for name, control in CONTROLS.items():
-        if name in made:
-            continue
-        own = None if folder is None else Path(folder)
-        source = control.embeddings
-        if source is not None and source not in started:
-            place = own and own / f"from_{source}"
-            started[source] = semantic_stage(generator, embeddings[source], config, seed, trials, folder=place)
-        made[name] = started.get(source)
-        if control.name is not None:
-            place = own and own / name
-            given = names[control.name]
-            made[name] = refinement_stage(generator, made[name], given, config, seed, trials, folder=place)
+        if (led_by := control.embeddings) is not None and led_by not in started:
+            place = folder and folder / f"led_by_{led_by}"
+            started[led_by] = semantic_stage(generator, embeddings[led_by], one, seed, trials, folder=place)
+        if control.name is None:
+            made[name] = started[led_by]
+        elif name not in made:
+            start, told, place = started.get(led_by), names[control.name], folder and folder / name
+            made[name] = refinement_stage(generator, start, told, one, seed, trials, folder=place)
     return {name: made[name] for name in CONTROLS}
 
 
 def control_scores(drawn: Mapping[str, Pictures], shown: Pictures, right: NDArray[np.bool_]) -> dict[str, dict]:
-    """Of each control: `generation_accuracy`; `by_prediction`, where the classifier of EEG was "right" (trial,) and
-    "wrong"; `less_than_cascade`, the cascade's accuracy minus this one's, on the same trials and all draws of the other
-    classes; and of each attribute besides the class its `readout`, and how much more than `BLIND` it shows.
+    """Of each of `CONTROLS`, as the classifier that judges generation accuracy sees its pictures:
+
+    `generation_accuracy`; `by_prediction`, for the trials that the classifier of EEG got "right" (trial,) and "wrong";
+    `minus_cascade`, its accuracy without that of the cascade, on the same trials, mean over all draws of the other
+    classes; `attributes`: the `readout` of each besides the class, with its interval, and `minus_blind`, that without
+    the one of `BLIND`.
     """
     judge, ways = shown.judges.classifier, shown.ways
-    *said, truth = ask(judge, *drawn.values(), shown)
-    expected = {
-        name: n_way_expectation(of_one["class"], truth["class"], ways).mean(1)
-        for name, of_one in zip(drawn, said, strict=True)
+    *answers, truth = ask(judge, *drawn.values(), shown)
+    said = dict(zip(drawn, answers, strict=True))
+    accuracy = {name: n_way_expectation(said[name]["class"], truth["class"], ways).mean(1) for name in drawn}
+    right_words = {name: truth[name].argmax(-1) for name in truth if name not in ("class", "features")}
+    shares = {  # of a trial's pictures that show what was shown: (trial,)
+        (name, word): (said[name][word].argmax(-1) == own[:, None]).double().mean(1).numpy()
+        for name in drawn
+        for word, own in right_words.items()
     }
-    agrees = {name: _agreement(of_one, truth) for name, of_one in zip(drawn, said, strict=True)}
-    scores = {}
-    for (name, pictures), of_one in zip(drawn.items(), said, strict=True):
-        scores[name] = {
-            "generation_accuracy": n_way_accuracy(of_one["class"], truth["class"], ways, seed=shown.seed),
-            "by_prediction": accuracy_by_prediction(pictures, shown, right),
-            "less_than_cascade": shown.interval(expected["cascade"] - expected[name]),
-            "attributes": {
-                attribute: readout(
-                    of_one[attribute].argmax(-1), truth[attribute].argmax(-1), truth[attribute].shape[1],
-                    shown.n_permutations, shown.seed,
-                ) | shown.interval(values) | {"more_than_blind": shown.interval(values - agrees[BLIND][attribute])}
-                for attribute, values in agrees[name].items()
-            },
-        }  # fmt: skip
-    return scores
 
+    def attribute(name: str, word: str) -> dict:
+        levels, draws = truth[word].shape[1], (shown.n_permutations, shown.seed)
+        found = readout(said[name][word].argmax(-1), right_words[word], levels, *draws)
+        own, blind = shares[name, word], shares[BLIND, word]
+        return found | shown.interval(own) | {"minus_blind": shown.interval(own - blind)}
 
-def _agreement(made: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, NDArray[np.float64]]:
-    """Share of the samples of each trial that show the attribute of the picture that was shown: (trial,) each."""
     return {
-        name: (made[name].argmax(-1) == truth[name].argmax(-1)[:, None]).double().mean(1).numpy()
-        for name in truth
-        if name not in ("class", "features")
+        name: {
+            "generation_accuracy": n_way_accuracy(said[name]["class"], truth["class"], ways, seed=shown.seed),
+            "by_prediction": accuracy_by_prediction(pictures, shown, right),
+            "minus_cascade": shown.interval(accuracy[name] - accuracy["cascade"]),
+            "attributes": {word: attribute(name, word) for word in right_words},
+        }
+        for name, pictures in drawn.items()
     }
