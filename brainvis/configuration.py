@@ -108,12 +108,20 @@ class FrequencyBranch:
 
 @settings
 class Fusion:
-    """The fused encoder: which branches it joins and which weights the time branch starts from."""
+    """The fused encoder: which branches it joins, and what it starts from."""
 
     # names in `brainvis.models.ENCODERS`
     branches: Annotated[tuple[Branch, ...], Field(min_length=1), AfterValidator(_once_each)] = ("time", "frequency")
     time_weights: Literal["finetuned", "pretrained"] = "finetuned"
+    classifier: Literal["new", "branches"] = "new"  # branches: theirs side by side, which is late fusion
     training: Training = Training(epochs=50)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.classifier == "branches" and self.time_weights == "pretrained" and "time" in self.branches:
+            without = "the time branch as pre-training left it (time_weights) has none"
+            raise ValueError(f"classifier is 'branches', but {without}; it has to be 'new'")
+        return self
 
 
 @settings
@@ -145,6 +153,7 @@ class Generation:
     refinement_guidance: Guidance = 7.5
     strength: Annotated[float, Field(gt=0, le=1)] = 0.85
     batch_size: Count = 4
+    controls: Count | None = 50  # test trials that the cascade's controls are drawn for; None: no controls
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -210,12 +219,15 @@ PRESETS = {
             highest_frequency=100.0,
             training=Training(epochs=12, learning_rate=1e-3, batch_size=32, schedule="cosine"),
         ),
-        fusion=Fusion(training=Training(epochs=12, learning_rate=5e-4, batch_size=32, schedule="cosine")),
+        fusion=Fusion(
+            classifier="branches",
+            training=Training(epochs=12, learning_rate=5e-4, batch_size=32, schedule="cosine"),
+        ),
         alignment=Alignment(
             wide=512, narrow=256, training=Training(epochs=16, learning_rate=1e-3, batch_size=32, schedule="cosine")
         ),
         generation=Generation(
-            samples=2, semantic_steps=20, refinement_steps=20, refinement_guidance=3.0, batch_size=48
+            samples=2, semantic_steps=20, refinement_steps=20, refinement_guidance=3.0, batch_size=48, controls=40
         ),
     ),
     "smoke": Configuration(
@@ -231,10 +243,16 @@ PRESETS = {
             finetuning=Training(epochs=2, learning_rate=2e-3),
         ),
         frequency=FrequencyBranch(width=32, highest_frequency=100.0, training=Training(epochs=2, learning_rate=2e-3)),
-        fusion=Fusion(training=Training(epochs=2, batch_size=32)),
+        fusion=Fusion(classifier="branches", training=Training(epochs=2, batch_size=32)),
         alignment=Alignment(wide=64, narrow=32, training=Training(epochs=2, batch_size=32)),
         generation=Generation(
-            samples=1, trials=8, semantic_steps=4, refinement_steps=4, refinement_guidance=3.0, batch_size=8
+            samples=1,
+            trials=8,
+            semantic_steps=4,
+            refinement_steps=4,
+            refinement_guidance=3.0,
+            batch_size=8,
+            controls=4,
         ),
         phantom=Phantom(subjects=2, images_per_class=6, classes=8),
     ),
@@ -254,7 +272,9 @@ ABLATIONS = {
     "no_time": Ablation("without the time branch", {"fusion": {"branches": ("frequency",)}}),
     "no_frequency": Ablation("without the frequency branch", {"fusion": {"branches": ("time",)}}),
     "no_pretraining": Ablation("without LMM pre-training", {"time": {"pretraining": {"epochs": 0}}}),
-    "no_finetuning": Ablation("without fine-tuning the time branch", {"fusion": {"time_weights": "pretrained"}}),
+    "no_finetuning": Ablation(
+        "without fine-tuning the time branch", {"fusion": {"time_weights": "pretrained", "classifier": "new"}}
+    ),
     "no_refinement": Ablation("the semantic stage alone", {"generation": {"refinement": False}}),
     "no_semantic": Ablation("the refinement stage alone, from the predicted name", {"generation": {"semantic": False}}),
 }

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from brainvis.data.classes import attribute_chance, attribute_hits, class_attributes
+from brainvis.data.classes import attribute_ceiling, attribute_chance, attribute_hits, class_attributes
 from brainvis.phantom.stimuli import CLASS_NAMES, SHOWN_CLASSES
 
 NAMES = ("red star", "red ring", "blue star", "blue ring")
@@ -32,3 +32,10 @@ def test_chance_of_a_word_is_that_of_a_class_drawn_at_random():
     words = ["a", "a", "a", "b"]
     pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4))
     assert attribute_chance(words) == pytest.approx(attribute_hits(*pairs.T, words).double().mean().item())
+
+
+def test_ceiling_of_a_word_is_a_guess_among_the_classes_that_share_it():
+    words = class_attributes([CLASS_NAMES[index] for index in SHOWN_CLASSES])
+    assert [attribute_ceiling(of) for of in words.values()] == [6 / 40, 10 / 40]
+    words = ["a", "a", "a", "b"]  # who is shown "a" is right in one of three trials
+    assert attribute_ceiling(words) == pytest.approx((3 * 1 / 3 + 1) / 4)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from brainvis.configuration import PRESETS, Alignment, Configuration, FrequencyBranch, Fusion, TimeBranch
+from brainvis.evaluation.joining import late_fusion, perfect_referee
+from brainvis.models import new_encoder
 from brainvis.models.alignment import (
     AlignedEncoder,
     AlignmentNetwork,
@@ -55,6 +57,42 @@ def test_either_branch_may_be_missing(trials):
         torch.testing.assert_close(model.embed(trials), model.branches[branch].embed(trials))
     with pytest.raises(ValueError, match="at least 1 item"):
         fused(())
+
+
+def test_the_classifiers_of_the_branches_make_late_fusion(trials):
+    model = fused()
+    alone = {
+        name: new_encoder(name, Configuration(time=TIME, frequency=FrequencyBranch(width=4)), 3, 20, 100.0, 5)
+        for name in ("frequency", "time")  # in another order than the model's
+    }
+    opinions = [encoder.double().eval()(trials) for encoder in alone.values()]
+    assert model.start_from(alone, classifier=True) is model
+    scores = model.eval()(trials)
+    torch.testing.assert_close(scores, sum(opinions))
+    torch.testing.assert_close(scores.softmax(1), late_fusion(opinions).softmax(1))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(ValueError, match="'frequency' has no classifier"):
+        model.start_from({"time": alone["time"]}, classifier=True)
+    kept = model.classifier.weight.clone()
+    model.start_from({"time": alone["time"].add_classifier(None)})
+    assert torch.equal(model.classifier.weight, kept)
+
+
+def test_late_fusion_adds_log_probabilities():
+    first, second = torch.tensor([[0.7, 0.2, 0.1]]).log() + 5, torch.tensor([[0.1, 0.6, 0.3]]).log() - 2
+    expected = torch.tensor([[0.07, 0.12, 0.03]]).log()
+    torch.testing.assert_close(late_fusion([first, second]), expected)
+    torch.testing.assert_close(late_fusion([first]).exp(), torch.tensor([[0.7, 0.2, 0.1]]))
+
+
+def test_a_perfect_referee_is_right_wherever_anybody_is():
+    opinions, labels = torch.randn(3, 200, 5), torch.randint(5, (200,))
+    ranks = (opinions >= opinions.gather(2, labels.expand(3, -1)[..., None])).sum(2)  # 1 is best
+    chosen = perfect_referee(opinions, labels)
+    own = (chosen >= chosen[torch.arange(200), labels][:, None]).sum(1)
+    assert torch.equal(own, ranks.amin(0)) and set(own.tolist()) > {1, 2}
+    assert torch.equal(chosen.argmax(1) == labels, (opinions.argmax(2) == labels).any(0))
+    assert torch.equal(perfect_referee(opinions[:1], labels), opinions[0])
 
 
 def test_alignment_network_equals_the_equations():

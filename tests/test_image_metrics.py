@@ -28,6 +28,7 @@ from brainvis.evaluation.pictures import (
     readout,
     square,
     structural_similarity,
+    unrelated_pairs,
 )
 from brainvis.evaluation.scores import evenly, n_way_accuracy, spread_over_classes
 from brainvis.phantom.stimuli import CLASS_NAMES
@@ -288,6 +289,24 @@ def test_evaluation_of_pictures_of_other_trials(coded):
     assert results["generation_accuracy"]["value"] < 0.02  # not 0: the one class that beats it may not be drawn
     assert results["inception_score"]["value"] == pytest.approx(24, rel=1e-3)  # blind to what was shown
     assert results["attributes"]["position"]["p"] > 0.5
+
+
+def test_measures_of_likeness_stand_beside_unrelated_pairs_of_both_kinds(coded):
+    """The fourth trial was shown the picture of the first once more: the two are no unrelated pair."""
+    shown, classes = coded[[0, 1, 2, 0]], np.array([0, 0, 1, 0])
+    truth = Pictures(shown, fake_judges(), classes=classes)
+    kinds = unrelated_pairs(truth)
+    assert np.argwhere(kinds["same_class"]).tolist() == [[0, 1], [1, 0], [1, 3], [3, 1]]
+    assert np.argwhere(kinds["other_class"]).tolist() == [[0, 2], [1, 2], [2, 0], [2, 1], [2, 3], [3, 2]]
+    made = Pictures(shown[:, None], fake_judges())
+    results = evaluate_pictures(made, truth)
+    colours = torch.as_tensor(FakeClip().image_features(shown))
+    for kind, pairs in kinds.items():
+        assert results["clip_similarity"][kind] == pytest.approx((colours @ colours.T).numpy()[pairs].mean(), abs=1e-6)
+    pairs = structural_similarity(made.pixels[[0, 1, 0]], shown[[1, 0, 1]])  # the third trial is alone in its class
+    assert results["ssim"]["same_class"] == pytest.approx(pairs.mean())
+    alone = evaluate_pictures(made, Pictures(shown, fake_judges(), classes=np.arange(4)))["ssim"]
+    assert "same_class" not in alone and results["ssim"]["other_class"] < 1 == results["ssim"]["value"]
 
 
 def test_inception_score_never_sees_the_pictures_shown(coded):

@@ -59,6 +59,7 @@ SENSELESS = [  # field, value, what the sentence says besides
     ("fusion.branches", ["../time"], "pattern"),
     ("fusion.branches", ["braindecode./../../x"], "pattern"),
     ("fusion.time_weights", "random", "'finetuned' or 'pretrained'"),
+    ("fusion.classifier", "old", "'new' or 'branches'"),
     ("fusion.training.batch_size", -3, "greater than or equal to 1"),
     ("alignment.wide", 0, "greater than or equal to 1"),
     ("alignment.narrow", 0, "greater than or equal to 1"),
@@ -68,6 +69,7 @@ SENSELESS = [  # field, value, what the sentence says besides
     ("alignment.mean_squared_error", "yes", "boolean"),
     ("generation.samples", 0, "greater than or equal to 1"),
     ("generation.trials", 0, "greater than or equal to 1"),
+    ("generation.controls", 0, "greater than or equal to 1"),
     ("generation.semantic_steps", 0, "greater than or equal to 1"),
     ("generation.semantic_steps", 1000, "less than or equal to 999"),
     ("generation.semantic_guidance", 0.5, "greater than or equal to 1"),
@@ -118,6 +120,7 @@ def test_a_senseless_value_is_refused_in_a_sentence(tmp_path, path, value, allow
         ({"generation": {"semantic": False, "refinement": False}}, "generation.semantic and refinement are both false"),
         ({"time": {"regression_weight": 0, "classification_weight": 0}}, "time.regression_weight and .* both 0"),
         ({"encoders": {"time": {"width": 8}}}, "encoders.time: settings of this branch stand under `time`"),
+        ({"fusion": {"time_weights": "pretrained"}}, "fusion.classifier is 'branches', .* none; it has to be 'new'"),
         ({"time": {"width": 100, "heads": 3}}, "time.heads is 3; it has to divide width, which is 100"),
     ],
 )

@@ -126,6 +126,9 @@ def figures(folder, names) -> dict[str, Figure]:
     stages = {"semantic": pixels(2, 2), "refined": pixels(2, 2)}
     several = Configuration(fusion=Fusion(branches=BRANCHES[:4]))
     parts = {part: score(0.5) for part in ("all", "right", "wrong")}
+    seen = {"attributes": {name: score(0.5) for name in ("position", "size")}}
+    judged = {"generation_accuracy": score(0.5), "by_prediction": {"wrong": score(0.1)}, **seen}
+    controls, titles = {"cascade": judged, "noise": judged}, {"cascade": "the cascade", "noise": "noise"}
     bands = {"slow waves": (0.5, 4.0), "fast": (4.0, 30.0)}
     return {
         "stimuli_figure": looks.stimuli_figure(data, list(range(7))),
@@ -169,6 +172,8 @@ def figures(folder, names) -> dict[str, Figure]:
         "recovery_figure": images.recovery_figure(
             {stage: {"colour": score(0.5), "shape": score(0.4)} for stage in stages}
         ),
+        "controls_figure": images.controls_figure(controls, titles, score(0.6), 0.02),
+        "layout_figure": images.layout_figure(controls, titles),
         "classification_figure": summary.classification_figure(rows()),
         "ablation_figure": summary.ablation_figure(rows(), 1),
         "differences_figure": summary.differences_figure(differences()),

@@ -81,3 +81,9 @@ def attribute_hits(predicted: Tensor, labels: Tensor, words: Sequence[str]) -> T
 def attribute_chance(words: Sequence[str]) -> float:
     """How often a class drawn at random has the right word, when all classes are shown equally often."""
     return sum((count / len(words)) ** 2 for count in Counter(words).values())
+
+
+def attribute_ceiling(words: Sequence[str]) -> float:
+    """Accuracy of somebody who knows this word of every name, and nothing else, when all classes are shown equally
+    often: among the classes that share a word, a guess."""
+    return len(set(words)) / len(words)

@@ -4,6 +4,7 @@ A metric is one entry of `METRICS`; nothing else names it. Samples of one trial 
 tests resample trials, never single pictures.
 """
 
+import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,6 +36,7 @@ class Pictures:
     ways: int = 50  # of the generation accuracy
     n_permutations: int = 10_000  # of the trials, for the tests of the attributes
     seed: int = 0  # of every draw
+    classes: NDArray[np.int64] | None = None  # of the trials (trial,), where they are known
     answers: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of the judges that were asked, see `ask`
 
     def __post_init__(self) -> None:
@@ -160,7 +162,7 @@ def frechet_distance(generated: Tensor, shown: Tensor) -> dict:
 
 
 # Pictures against the one that was shown. A similarity matrix is (trial, trial): generated i against shown j, averaged
-# over the samples of i; its diagonal is what is asked, the rest says what unrelated pictures give.
+# over the samples of i; its diagonal is what is asked, the rest says what other pictures give. NaN: not compared.
 
 
 def cosine_similarity(generated: Tensor, shown: Tensor) -> NDArray[np.float64]:
@@ -261,7 +263,7 @@ def _fid(generated: Pictures, shown: Pictures) -> dict | None:
 
 def _clip_similarity(generated: Pictures, shown: Pictures) -> dict:
     made, truth = (said["features"] for said in ask(generated.judges.clip, generated, shown))
-    return _compared(cosine_similarity(made, truth), generated) | generated.judges.clip.origin
+    return _compared(cosine_similarity(made, truth), shown) | generated.judges.clip.origin
 
 
 def _two_way(features: str, generated: Pictures, shown: Pictures) -> dict | None:
@@ -275,12 +277,36 @@ def _two_way(features: str, generated: Pictures, shown: Pictures) -> dict | None
     return identification(judge, generated.pixels, shown.pixels, generated.seed, known)
 
 
-def _compared(similarity: NDArray, generated: Pictures) -> dict[str, float]:
-    """Mean of the diagonal with its interval, beside the mean similarity with the pictures of other trials."""
-    result = generated.interval(np.diagonal(similarity))
-    if (trials := len(similarity)) > 1:
-        result["unrelated"] = float((similarity.sum() - np.trace(similarity)) / (trials * (trials - 1)))
-    return result
+def unrelated_pairs(shown: Pictures) -> dict[str, NDArray[np.bool_]]:
+    """Pairs (trial, trial) of trials that were shown different pictures: of the "same_class" and of an "other_class",
+    or all as "unrelated" where the classes of the trials are not known."""
+    digests = np.array([hashlib.sha256(picture.tobytes()).hexdigest() for picture in shown.pixels])
+    different = digests[:, None] != digests
+    if shown.classes is None:
+        return {"unrelated": different}
+    same = shown.classes[:, None] == shown.classes
+    return {"same_class": different & same, "other_class": different & ~same}
+
+
+def _compared(similarity: NDArray, shown: Pictures) -> dict[str, float]:
+    """Mean of the diagonal with its interval, beside the mean of the `unrelated_pairs` that were compared."""
+    means = {kind: similarity[pairs & ~np.isnan(similarity)] for kind, pairs in unrelated_pairs(shown).items()}
+    return shown.interval(np.diagonal(similarity)) | {
+        kind: float(values.mean()) for kind, values in means.items() if len(values)
+    }
+
+
+def _ssim(generated: Pictures, shown: Pictures) -> dict:
+    """Of every trial, and of one unrelated pair a trial and kind, drawn at random: all would take hours."""
+    trials, rng = np.arange(len(shown.pixels)), np.random.default_rng(np.random.SeedSequence([shown.seed, 3]))
+    similarity = np.full((len(trials), len(trials)), np.nan)
+    for pairs in (np.eye(len(trials), dtype=bool), *unrelated_pairs(shown).values()):
+        rows = trials[pairs.any(1)]
+        columns = np.array([rng.choice(pairs[row].nonzero()[0]) for row in rows], int)
+        if len(rows):
+            values = structural_similarity(generated.pixels[rows], shown.pixels[columns])
+            similarity[rows, columns] = values.mean(1)
+    return _compared(similarity, shown)
 
 
 # In the order of the results.
@@ -297,7 +323,7 @@ METRICS: dict[str, Metric] = {
     "two_way_judge": Metric(partial(_two_way, "judge"), "2-way judge"),
     "two_way_clip": Metric(partial(_two_way, "CLIP"), "2-way CLIP"),
     "pixel_correlation": Metric(
-        lambda made, truth: _compared(pixel_correlation(made.pixels, truth.pixels), made), "pixel correlation"
+        lambda made, truth: _compared(pixel_correlation(made.pixels, truth.pixels), truth), "pixel correlation"
     ),
-    "ssim": Metric(lambda made, truth: made.interval(structural_similarity(made.pixels, truth.pixels).mean(1)), "SSIM"),
+    "ssim": Metric(_ssim, "SSIM"),
 }

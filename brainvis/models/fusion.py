@@ -38,9 +38,24 @@ class FusedEncoder(Encoder):
     def embed(self, trials: Tensor) -> Tensor:
         return torch.cat([branch.embed(trials) for branch in self.branches.values()], dim=1)
 
-    def start_from(self, encoders: Mapping[str, Encoder]) -> FusedEncoder:
-        """Takes over the weights of trained branches, by their names, without their classifiers; returns itself."""
-        for name, encoder in encoders.items():
+    def start_from(self, encoders: Mapping[str, Encoder], classifier: bool = False) -> FusedEncoder:
+        """Takes over the weights of trained branches, by their names; returns itself.
+
+        With `classifier` theirs, too, side by side: W = [W_t, W_f], b = b_t + b_f. Class scores are then the sum of the
+        branches', and their softmax that of late fusion, as log-probabilities are class scores but for a constant in
+        each trial. ValueError: a branch has no classifier.
+        """
+        given = {name.replace(".", "_"): encoder for name, encoder in encoders.items()}
+        for name, encoder in given.items():
             state = {key: value for key, value in encoder.state_dict().items() if not key.startswith("classifier.")}
-            self.branches[name.replace(".", "_")].load_state_dict(state)
+            self.branches[name].load_state_dict(state)
+        if classifier:
+            theirs = {name: given[name].classifier if name in given else None for name in self.branches}
+            if without := [name for name, one in theirs.items() if one is None]:
+                raise ValueError(f"branch {without[0]!r} has no classifier to begin with; add a new one")
+            weights = [one.weight for one in theirs.values()]  # each (class, width of the branch)
+            self.add_classifier(len(weights[0])).classifier.to(weights[0])
+            with torch.no_grad():
+                self.classifier.weight.copy_(torch.cat(weights, dim=1))
+                self.classifier.bias.copy_(sum(one.bias for one in theirs.values()))
         return self

@@ -1,5 +1,6 @@
 """Figures of notebook 06: what was shown beside what was generated, how good it is, what is recovered."""
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from brainvis.plots import style
@@ -67,3 +68,50 @@ def recovery_figure(attributes: dict[str, dict[str, dict]]) -> Figure:
         axis.set(title=name, ylim=(0, 1.05), xlim=(-0.6, len(attributes) - 0.4))
     axes[0, 0].set_ylabel("pictures that agree\n(dashed: chance)")
     return figure
+
+
+def controls_figure(scores: dict[str, dict], titles: dict[str, str], classifier: dict, chance: float) -> Figure:
+    """What GA is made of, see `evaluation.controls`: a line a control, by predicted class, below the classifier's."""
+    figure, axis = panels(height=0.36 * (len(scores) + 1) + 0.9)
+    lines = {"the classifier (CA)": {"all": classifier}}
+    for name, score in scores.items():
+        lines[titles[name]] = {"all": score["generation_accuracy"], **score["by_prediction"]}
+    looks = {
+        "all": ("o", COLOUR_OF["truth"], 0, "all trials"),
+        "right": ("^", COLOUR_OF["fused"], -0.22, "named rightly"),
+    }
+    looks["wrong"] = ("v", COLOUR_OF["test"], 0.22, "named wrongly")
+    for part, (marker, colour, shift, words) in looks.items():
+        found = [(place + shift, line[part]) for place, line in enumerate(lines.values()) if part in line]
+        label = f"{words} ({found[-1][1]['trials']})" if found and "trials" in found[-1][1] else words
+        _across(axis, found, colour, marker, label)
+    axis.axvline(chance, color=COLOUR_OF["chance"], linestyle="--", linewidth=1, label=f"chance of GA ({chance:.3g})")
+    axis.set_yticks(range(len(lines)), list(lines))
+    axis.invert_yaxis()
+    axis.set(xlim=(-0.02, 1.02), xlabel="accuracy, 95 % intervals")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def layout_figure(scores: dict[str, dict], titles: dict[str, str]) -> Figure:
+    """Which attributes besides the class each control's pictures show: control -> "attributes" -> name -> score."""
+    names = list(next(iter(scores.values()))["attributes"])
+    figure, axes = panels(1, len(names), height=0.33 * len(scores) + 1, sharey=True, squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        found = [score["attributes"][name] for score in scores.values()]
+        _across(axis, list(enumerate(found)), COLOUR_OF["truth"], "o", None)
+        for place, score in enumerate(found):
+            axis.plot([score["chance"]] * 2, [place - 0.3, place + 0.3], "--", color=COLOUR_OF["chance"])
+        axis.set(title=name, xlim=(-0.02, 1.02), xlabel="pictures that agree\n(dashed: chance)")
+    axes[0, 0].set_yticks(range(len(scores)), [titles[name] for name in scores])
+    axes[0, 0].invert_yaxis()
+    return figure
+
+
+def _across(axis: Axes, found: list[tuple[float, dict]], colour, marker: str, label: str | None) -> None:
+    """Scores with their intervals, each at its height."""
+    if found:
+        heights, values = [height for height, _ in found], [score["value"] for _, score in found]
+        below = [max(score["value"] - score["low"], 0) for _, score in found]
+        above = [max(score["high"] - score["value"], 0) for _, score in found]
+        axis.errorbar(values, heights, xerr=[below, above], fmt=marker, color=colour, label=label, capsize=2)

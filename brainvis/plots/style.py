@@ -20,6 +20,7 @@ PALETTE = sns.color_palette("colorblind")
 SEQUENTIAL, DIVERGING = "mako", "vlag"  # from nothing to much; around zero
 # One colour for one thing, in every figure.
 COLOUR_OF = {"time": PALETTE[0], "frequency": PALETTE[1], "fused": PALETTE[2]}
+COLOUR_OF |= {"late": sns.light_palette(PALETTE[2], 3)[1], "referee": (0.15, 0.15, 0.15)}
 COLOUR_OF |= {"train": PALETTE[7], "validation": PALETTE[4], "test": PALETTE[3]}
 COLOUR_OF |= {"semantic": PALETTE[9], "refined": PALETTE[8], "chance": (0.45, 0.45, 0.45), "truth": (0.15, 0.15, 0.15)}
 OTHERS = [PALETTE[number] for number in (5, 6, 8, 9, 4, 3)]  # of branches that are not named here
@@ -93,7 +94,7 @@ def estimate(axes: Axes, place: float, score: Mapping, colour, *, width=None, sc
 
 def estimates(axes: Axes, groups: Mapping, places: Mapping, *, bars=False, scale=1, labels: Mapping | None = None):
     """Scores of several groups side by side, group -> place -> score, at each of `places` -> what stands beneath it."""
-    colours, apart = colours_of(groups), 0.8 / max(len(groups), 1) if bars else 0.18
+    colours, apart = colours_of(groups), 0.8 / max(len(groups), 1 if bars else 5)
     width = 0.92 * apart if bars else None
     for number, (name, scores) in enumerate(groups.items()):
         shift, label = (number - (len(groups) - 1) / 2) * apart, (labels or {}).get(name, name)

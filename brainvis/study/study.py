@@ -143,7 +143,7 @@ class Study(Choice):
             plain = {key: torch.as_tensor(value).detach().cpu().contiguous() for key, value in arrays.items()}
             write_aside(folder / "arrays.safetensors", lambda path: save_file(plain, path))
         made = [folder / f"{name}.safetensors" for name in [*(weights or {}), *(["arrays"] if arrays else [])]]
-        made += sorted(self.pictures.glob("*/*.*")) if stage == "generation" else []
+        made += sorted(self.pictures.rglob("*.*")) if stage == "generation" else []
         owner = self.with_ablation(self.owner(stage))
         results = {
             "stage": stage,
