@@ -12,9 +12,11 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 from brainvis.evaluation.scores import (
     classification_scores,
     confusion_matrix,
+    guess_from_classes,
     mean_interval,
     n_way_accuracy,
     n_way_expectation,
+    n_way_of_trials,
     paired_difference,
 )
 
@@ -211,3 +213,39 @@ def test_n_way_accuracy_refuses_more_ways_than_classes(rng):
         n_way_accuracy(rng.normal(size=(2, 1, 40)), rng.normal(size=(2, 40)))
     with pytest.raises(ValueError, match="do not fit"):
         n_way_accuracy(rng.normal(size=(2, 1, 40)), rng.normal(size=(3, 40)), ways=5)
+
+
+def test_n_way_accuracy_is_the_mean_of_its_trials(rng):
+    generated, truth = rng.normal(size=(30, 2, 9)), rng.normal(size=(30, 9))
+    of_trials = n_way_of_trials(generated, truth, ways=4, seed=1)
+    score = n_way_accuracy(generated, truth, ways=4, seed=1)
+    assert of_trials.shape == (30,) and score["value"] == of_trials.mean()
+    strata = np.arange(30) % 3
+    within = n_way_accuracy(generated, truth, ways=4, seed=1, strata=strata)
+    assert within == score | mean_interval(of_trials, seed=1, strata=strata)
+
+
+# What class scores alone would find
+
+
+def test_guessing_from_classes_is_the_average_over_random_orders(rng):
+    """Against texts that are sorted: by the score of their class, at random among those of one class."""
+    texts = np.array([1, 4, 2, 6])
+    classes = np.repeat(np.arange(4), texts)  # of each text
+    labels = np.array([0, 1, 2, 3, 3])
+    logits = rng.normal(size=(5, 4))
+    for k in (1, 5):
+        found = np.zeros(5)
+        for trial, label in enumerate(labels):
+            for _ in range(4000):
+                order = np.lexsort((rng.random(len(classes)), -logits[trial, classes]))
+                found[trial] += np.flatnonzero(classes == label)[0] in order[:k]
+        assert guess_from_classes(logits, labels, texts, k) == pytest.approx(found / 4000, abs=0.04)
+
+
+def test_who_knows_the_class_alone_finds_one_of_its_captions():
+    labels = np.arange(4)
+    sure = np.eye(4)[[0, 1, 2, 0]]  # the last one is taken for the first class
+    assert guess_from_classes(sure, labels, np.full(4, 20), 1) == pytest.approx([0.05, 0.05, 0.05, 0])
+    assert guess_from_classes(sure, labels, np.full(4, 20), 5) == pytest.approx([0.25, 0.25, 0.25, 0])
+    assert guess_from_classes(sure, labels, np.ones(4), 1) == pytest.approx([1, 1, 1, 0])  # class names

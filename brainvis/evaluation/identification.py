@@ -7,23 +7,30 @@ features. Every pair of trials is asked, none is drawn.
 import numpy as np
 import torch
 from einops import rearrange
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from brainvis.evaluation.bootstrap import mean_interval
 from brainvis.evaluation.judges import Judge
-from brainvis.evaluation.scores import mean_interval
 
 MEMORY = 2**30  # bytes that the features of shown pictures may take at a time
 TIE = 1e-6  # correlations that are closer are equal: networks compute in single precision
 
 
 def identification(
-    judge: Judge, generated: NDArray, shown: NDArray, seed: int = 0, features: tuple[Tensor, Tensor] | None = None
+    judge: Judge,
+    generated: NDArray,
+    shown: NDArray,
+    seed: int = 0,
+    features: tuple[Tensor, Tensor] | None = None,
+    groups: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
 ) -> dict:
     """The share of other trials that a picture beats by a judge's features, averaged over samples, then trials.
 
     Pictures are uint8, generated (trial, sample, height, width, 3) and shown (trial, height, width, 3), two trials at
-    least; `features` theirs, (trial x sample, ...) and (trial, ...), if the judge has looked already. Returns
+    least; `features` theirs, (trial x sample, ...) and (trial, ...), if the judge has looked already; groups and strata
+    (trial,) as in `bootstrap.resample_weights`. Returns
     {"value", "low", "high", "chance", "trials", "samples", "features", "network", "weights"}.
     """
     trials, samples = generated.shape[:2]
@@ -32,7 +39,7 @@ def identification(
     else:
         made, target = map(_standardised, features)
         similarity, width = (made @ target.T).view(trials, samples, -1).numpy(), target.shape[1]
-    score = mean_interval(two_way(similarity).mean(1), seed=seed)
+    score = mean_interval(two_way(similarity).mean(1), seed=seed, groups=groups, strata=strata)
     return {**score, "chance": 0.5, "trials": trials, "samples": samples, "features": width, **judge.origin}
 
 

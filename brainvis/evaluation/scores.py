@@ -1,7 +1,7 @@
 """Metrics of logits: classification scores with bootstrap intervals, and n-way accuracy of generated pictures (GA).
 
-Every score is {"value", "low", "high"}: the estimate and its 95 % percentile bootstrap interval over trials. Among
-equal logits the class with the lower number wins, everywhere.
+Every score is {"value", "low", "high"}: the estimate and its 95 % bootstrap interval, see `bootstrap`. Among equal
+logits the class with the lower number wins, everywhere.
 """
 
 from collections.abc import Sequence
@@ -11,44 +11,61 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
-INTERVAL = (2.5, 97.5)  # percent
+from brainvis.evaluation.bootstrap import (
+    RESAMPLES,
+    interval,
+    interval_and_p,
+    mean_interval,
+    resample_weights,
+    weighted_means,
+)
+
 TOP = (1, 3, 5)
 
 
-def classification_scores(logits: ArrayLike, labels: ArrayLike, n_bootstrap: int = 2000, seed: int = 0) -> dict:
+def classification_scores(
+    logits: ArrayLike, labels: ArrayLike, n_bootstrap: int = RESAMPLES, seed: int = 0, groups: ArrayLike | None = None
+) -> dict:
     """Top-1, top-3, top-5 accuracy and macro F1 of logits (trial, class) for right classes (trial,).
+
+    Resamples are drawn within the right classes, so that none is without trials, and of whole `groups` (trial,), the
+    picture that each trial shows; see `bootstrap.resample_weights`. Even so macro F1 is lower in resamples than in the
+    trials themselves, as an F1 of few trials falls more by a miss than it gains by a hit; its interval says how far it
+    scatters, so that the mean of the resamples is moved to the value.
 
     Returns `top1`, `top3`, `top5`, each with its "chance" (both are 1 where there are no more classes); `macro_f1` over
     the classes that occur among labels or predictions, as in scikit-learn; `trials`, `classes`. ValueError: no trials,
     shapes that do not fit, logits that are not finite, labels out of range.
     """
     logits, labels = _checked(logits, labels)
-    counts = _resamples(len(labels), n_bootstrap, seed)
-    scores = {name: _interval(*values) for name, values in _scores(logits, labels, counts).items()}
+    weights = resample_weights(len(labels), n_bootstrap, seed, groups, strata=labels)
+    scores = {name: interval(*values) for name, values in _scores(logits, labels, weights).items()}
     for k in TOP:
         scores[f"top{k}"]["chance"] = min(1.0, k / logits.shape[1])
     return {**scores, "trials": len(labels), "classes": logits.shape[1]}
 
 
 def paired_difference(
-    logits: ArrayLike, other: ArrayLike, labels: ArrayLike, n_bootstrap: int = 2000, seed: int = 0
+    logits: ArrayLike,
+    other: ArrayLike,
+    labels: ArrayLike,
+    n_bootstrap: int = RESAMPLES,
+    seed: int = 0,
+    groups: ArrayLike | None = None,
 ) -> dict[str, dict[str, float]]:
     """How much better one classifier is than another on the same trials: paired bootstrap of score - other score.
 
-    Returns {"value", "low", "high", "p"} for `top1`, `top3`, `top5` and `macro_f1`; p is two-sided, from the share of
-    resamples whose difference has the other sign or is zero.
+    Returns {"value", "low", "high", "p"} for `top1`, `top3`, `top5` and `macro_f1`, see `bootstrap.interval_and_p`;
+    resamples are those of `classification_scores`.
     """
     logits, labels = _checked(logits, labels)
     other, _ = _checked(other, labels)
-    counts = _resamples(len(labels), n_bootstrap, seed)
-    first, second = _scores(logits, labels, counts), _scores(other, labels, counts)
-    result = {}
-    for name, (value, resampled) in first.items():
-        differences = resampled - second[name][1]
-        tail = 1 + min((differences <= 0).sum(), (differences >= 0).sum())
-        result[name] = _interval(value - second[name][0], differences)
-        result[name]["p"] = float(min(1.0, 2 * tail / (n_bootstrap + 1)))
-    return result
+    weights = resample_weights(len(labels), n_bootstrap, seed, groups, strata=labels)
+    first, second = _scores(logits, labels, weights), _scores(other, labels, weights)
+    return {
+        name: interval_and_p(value - second[name][0], resampled - second[name][1])
+        for name, (value, resampled) in first.items()
+    }
 
 
 def confusion_matrix(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
@@ -59,19 +76,42 @@ def confusion_matrix(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
 
 
 def n_way_accuracy(
-    generated: ArrayLike, truth: ArrayLike, ways: int = 50, repeats: int = 50, seed: int = 0
+    generated: ArrayLike,
+    truth: ArrayLike,
+    ways: int = 50,
+    repeats: int = 50,
+    seed: int = 0,
+    groups: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
 ) -> dict[str, float | int]:
     """Generation accuracy (GA): n-way top-1 of a judge on generated pictures, BrainVis section 4.
 
+    The mean of `n_way_of_trials` with its interval; groups and strata (trial,) as in `bootstrap.resample_weights`.
+
+    Returns:
+        {"value", "low", "high", "exact", "chance", "ways", "repeats", "trials", "samples"}; `exact` is the mean of
+        `n_way_expectation`. ValueError: as `n_way_of_trials`.
+    """
+    accuracy = n_way_of_trials(generated, truth, ways, repeats, seed)
+    score = mean_interval(accuracy, seed=seed, groups=groups, strata=strata)
+    expected = n_way_expectation(generated, truth, ways)  # (trial, sample)
+    size = {"ways": ways, "repeats": repeats, "trials": len(expected), "samples": expected.shape[1]}
+    return {**score, "exact": float(expected.mean()), "chance": 1 / ways, **size}
+
+
+def n_way_of_trials(
+    generated: ArrayLike, truth: ArrayLike, ways: int = 50, repeats: int = 50, seed: int = 0
+) -> NDArray[np.float64]:
+    """n-way top-1 of each trial's generated pictures, (trial,), averaged over rounds and samples.
+
     The right class of a trial is the judge's own on the picture that was shown. It competes with `ways` - 1 other
-    classes, drawn anew in each of `repeats` rounds; averaged over rounds, then samples, then trials.
+    classes, drawn anew in each of `repeats` rounds: the same ones for all pictures of the same trials and seed.
 
     Args:
         generated, truth: the judge's logits (trial, sample, class), and (trial, class) of the pictures shown.
 
-    Returns:
-        {"value", "low", "high", "exact", "chance", "ways", "repeats", "trials", "samples"}; `exact` is the mean of
-        `n_way_expectation`. ValueError: more ways than classes, fewer than two, or shapes that do not fit.
+    Raises:
+        ValueError: more ways than classes, fewer than two, or shapes that do not fit.
     """
     generated, truth = _finite(generated), _finite(truth)
     if generated.ndim != 3 or truth.shape != (generated.shape[0], generated.shape[2]) or not generated.size:
@@ -89,10 +129,7 @@ def n_way_accuracy(
         keys = rng.random((repeats, samples, classes - 1))
         drawn = np.argpartition(keys, ways - 2, axis=2)[..., : ways - 1]
         accuracy[trial] = (~np.take_along_axis(others[None], drawn, axis=2).any(2)).mean(0)
-    score = mean_interval(accuracy.mean(1), seed=seed)
-    exact = float(n_way_expectation(generated, truth, ways).mean())
-    size = {"ways": ways, "repeats": repeats, "trials": trials, "samples": samples}
-    return {**score, "exact": exact, "chance": 1 / ways, **size}
+    return accuracy.mean(1)
 
 
 def n_way_expectation(generated: ArrayLike, truth: ArrayLike, ways: int) -> NDArray[np.float64]:
@@ -108,10 +145,15 @@ def n_way_expectation(generated: ArrayLike, truth: ArrayLike, ways: int) -> NDAr
     return np.where(possible, np.exp(_log_binomial(harmless, drawn) - _log_binomial(others, drawn)), 0.0)
 
 
-def mean_interval(values: ArrayLike, n_bootstrap: int = 2000, seed: int = 0) -> dict[str, float]:
-    """Mean of one value a trial, (trial,), with its interval."""
-    values = np.asarray(values, float)
-    return _interval(values.mean(), _resamples(len(values), n_bootstrap, seed) @ values / len(values))
+def guess_from_classes(logits: ArrayLike, labels: ArrayLike, texts: ArrayLike, k: int) -> NDArray[np.float64]:
+    """Probability (trial,) that the right text is among the first k for somebody who knows class scores and no more.
+
+    The texts of the predicted class come first, then those of the second, each in random order; so what there is to be
+    known besides the class begins here, not at chance. `logits` (trial, class); `texts` (class,), how many each has.
+    """
+    (logits, labels), texts = _checked(logits, labels), np.asarray(texts, float)
+    ahead = _beats(logits[:, None], labels)[:, 0] @ texts
+    return ((k - ahead) / texts[labels]).clip(0, 1)
 
 
 def spread_over_classes(labels: ArrayLike, count: int | None) -> NDArray[np.int64]:
@@ -138,28 +180,19 @@ def _log_binomial(n, k):
     return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
 
 
-def _scores(logits: NDArray, labels: NDArray, counts: NDArray) -> dict[str, tuple[float, NDArray]]:
+def _scores(logits: NDArray, labels: NDArray, weights: NDArray) -> dict[str, tuple[float, NDArray]]:
     """Value of each score on the trials and on each resample (resample,)."""
     trials, classes = logits.shape
     rank = _beats(logits[:, None], labels)[:, 0].sum(1)  # 0: the right class comes first
-    counts = np.concatenate([np.ones((1, trials)), counts])  # the trials themselves, then the resamples
-    scores = {f"top{k}": counts @ (rank < k) / trials for k in TOP}
+    weights = np.concatenate([np.ones((1, trials)), weights])  # the trials themselves, then the resamples
+    scores = {f"top{k}": weighted_means(rank < k, weights) for k in TOP}
     one_hot, predicted = np.eye(classes)[labels], np.eye(classes)[logits.argmax(1)]  # (trial, class)
-    hits, occurring = counts @ (one_hot * predicted), counts @ (one_hot + predicted)  # TP; 2 TP + FP + FN
+    hits, occurring = weights @ (one_hot * predicted), weights @ (one_hot + predicted)  # TP; 2 TP + FP + FN
     f1 = np.divide(2 * hits, occurring, out=np.full_like(hits, np.nan), where=occurring > 0)
-    scores["macro_f1"] = np.nanmean(f1, axis=1)
+    macro = np.nanmean(f1, axis=1)
+    macro[1:] = (macro[1:] + macro[0] - macro[1:].mean()).clip(0, 1)  # see `classification_scores`
+    scores["macro_f1"] = macro
     return {name: (values[0], values[1:]) for name, values in scores.items()}
-
-
-def _resamples(trials: int, n_bootstrap: int, seed: int) -> NDArray[np.float64]:
-    """How often each trial is drawn in each bootstrap resample: (resample, trial)."""
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
-    return rng.multinomial(trials, np.full(trials, 1 / trials), size=n_bootstrap).astype(float)
-
-
-def _interval(value: float, resampled: NDArray) -> dict[str, float]:
-    low, high = np.percentile(resampled, INTERVAL)
-    return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 def _finite(logits: ArrayLike) -> NDArray[np.float64]:
@@ -178,11 +211,20 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64],
     return logits, labels.astype(np.int64)
 
 
-def scores_by_subject(logits: ArrayLike, labels: ArrayLike, subjects: ArrayLike, seed: int = 0) -> dict[str, dict]:
-    """`classification_scores` of all trials together ("all") and of each subject by itself ("subject 1", ...)."""
+def scores_by_subject(
+    logits: ArrayLike, labels: ArrayLike, subjects: ArrayLike, seed: int = 0, groups: ArrayLike | None = None
+) -> dict[str, dict]:
+    """`classification_scores` of all trials together ("all") and of each subject by itself ("subject 1", ...).
+
+    `groups` (trial,) are the pictures shown: together, the trials of several subjects may show one.
+    """
     logits, labels, subjects = map(np.asarray, (logits, labels, subjects))
-    groups = {"all": slice(None)} | {f"subject {subject}": subjects == subject for subject in np.unique(subjects)}
-    return {name: classification_scores(logits[rows], labels[rows], seed=seed) for name, rows in groups.items()}
+    groups = np.full(len(labels), -1) if groups is None else np.asarray(groups)
+    parts = {"all": slice(None)} | {f"subject {subject}": subjects == subject for subject in np.unique(subjects)}
+    return {
+        name: classification_scores(logits[rows], labels[rows], seed=seed, groups=groups[rows])
+        for name, rows in parts.items()
+    }
 
 
 def as_table(scores: dict[str, dict]) -> pd.DataFrame:

@@ -1,0 +1,117 @@
+"""Intervals and p-values from resampled trials: whole pictures are drawn, within classes, and families are corrected.
+
+Trials that show one picture are no independent evidence, so they are drawn together. Classes are drawn as often as they
+were tested: a test part has equally many trials of each by design, and a resample that lacks classes would say
+something of another design, most of all of macro F1.
+"""
+
+from collections.abc import Hashable, Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 2000
+INTERVAL = (2.5, 97.5)  # percent
+LEAST_P = 2 / RESAMPLES  # what a two-sided p of so many resamples cannot be told from
+
+
+def resample_weights(
+    trials: int,
+    n_bootstrap: int = RESAMPLES,
+    seed: int = 0,
+    groups: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """How much each trial counts in each bootstrap resample: (resample, trial).
+
+    Of the n groups of a stratum n - 1 are drawn, with replacement, and each counts n / (n - 1) times (Rao and Wu 1988,
+    Journal of the American Statistical Association 83, 231-241): n draws would make the variance too small by the
+    factor (n - 1) / n, a third where a class has three pictures. Strata that have one group only are put together, as
+    nothing could vary in them; if a single group is left over, it is in every resample as it is.
+
+    Args:
+        groups: (trial,) int, such as the picture shown; below 0: a group of its own. None: every trial is.
+        strata: (trial,) int, such as the class; None: one stratum. Groups are told apart within each.
+
+    Raises:
+        ValueError: no trials, or groups or strata that are not one a trial.
+    """
+    places = np.arange(trials)
+    groups = places if groups is None else np.asarray(groups)
+    strata = np.zeros(trials, int) if strata is None else np.asarray(strata)
+    if not trials or groups.shape != places.shape or strata.shape != places.shape:
+        raise ValueError(f"{trials} trials, groups {groups.shape}, strata {strata.shape}: give one of each for a trial")
+    groups = np.where(groups < 0, groups.max() + 1 + places, groups)
+    units, unit = np.unique(np.stack([strata, groups]), axis=1, return_inverse=True)  # (2, unit), (trial,)
+    _, stratum, sizes = np.unique(units[0], return_inverse=True, return_counts=True)
+    stratum[sizes[stratum] == 1] = -1
+    weights = np.ones((n_bootstrap, len(stratum)))
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
+    for members in (np.flatnonzero(stratum == one) for one in np.unique(stratum)):
+        if (count := len(members)) > 1:
+            drawn = rng.multinomial(count - 1, np.full(count, 1 / count), size=n_bootstrap)
+            weights[:, members] = drawn * (count / (count - 1))
+    return weights[:, unit]
+
+
+def weighted_means(values: ArrayLike, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of one value a trial, (trial,), in each resample: (resample,)."""
+    return weights @ np.asarray(values, float) / (weights @ np.ones(weights.shape[1]))
+
+
+def interval(value: float, resampled: NDArray[np.float64]) -> dict[str, float]:
+    """{"value", "low", "high"}: a score and its 95 % percentile interval."""
+    low, high = np.percentile(resampled, INTERVAL)
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def interval_and_p(value: float, resampled: NDArray[np.float64]) -> dict[str, float]:
+    """The same of a difference, with a two-sided "p" from the share of resamples that have the other sign or are zero.
+
+    It is never below 2 / (resamples + 1); `p_text` writes that.
+    """
+    tail = 1 + min((resampled <= 0).sum(), (resampled >= 0).sum())
+    return {**interval(value, resampled), "p": float(min(1.0, 2 * tail / (len(resampled) + 1)))}
+
+
+def mean_interval(
+    values: ArrayLike,
+    n_bootstrap: int = RESAMPLES,
+    seed: int = 0,
+    groups: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+) -> dict[str, float]:
+    """Mean of one value a trial, (trial,), with its interval; groups and strata as in `resample_weights`."""
+    values = np.asarray(values, float)
+    weights = resample_weights(len(values), n_bootstrap, seed, groups, strata)
+    return interval(values.mean(), weighted_means(values, weights))
+
+
+def mean_difference(
+    differences: ArrayLike,
+    n_bootstrap: int = RESAMPLES,
+    seed: int = 0,
+    groups: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+) -> dict[str, float]:
+    """Mean of one paired difference a trial, (trial,): {"value", "low", "high", "p"}, see `interval_and_p`."""
+    differences = np.asarray(differences, float)
+    weights = resample_weights(len(differences), n_bootstrap, seed, groups, strata)
+    return interval_and_p(differences.mean(), weighted_means(differences, weights))
+
+
+def holm(p_values: Mapping[Hashable, float]) -> dict[Hashable, float]:
+    """p-values of a family of tests, corrected by Holm (1979): compared with a level, they keep it for all together."""
+    corrected, largest, count = {}, 0.0, len(p_values)
+    for rank, name in enumerate(sorted(p_values, key=p_values.get)):
+        largest = max(largest, min(1.0, (count - rank) * p_values[name]))
+        corrected[name] = largest
+    return {name: corrected[name] for name in p_values}
+
+
+def p_text(p: float, least: float = LEAST_P) -> str:
+    """A p-value as people read it: "p = 0.034", or "p < 0.001" where it is below what can be told.
+
+    `least` is 1 / permutations, or 2 / resamples of a two-sided test, times the size of the family after `holm`.
+    """
+    return f"p < {least:.3g}" if p < least else f"p = {p:.2g}"
