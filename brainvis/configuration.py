@@ -189,6 +189,7 @@ class Configuration:
     generation: Generation = Generation()
     phantom: Phantom = Phantom()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: the fastest on the machine
+    permuted_labels: bool = False  # each subject's trials exchange what was shown: every score has to be at chance
     # arguments of other branches, by their names
     encoders: Annotated[dict[Branch, dict[str, Any]], AfterValidator(_finite)] = Field(default_factory=dict)
 

@@ -148,7 +148,8 @@ class Choice:
     @_of_data
     def data_fingerprint(self) -> str:
         """What the data are made from."""
-        return DATASETS[self.dataset].fingerprint(data_folder(self.dataset), self.configuration)
+        found = DATASETS[self.dataset].fingerprint(data_folder(self.dataset), self.configuration)
+        return digest([found, "permuted labels"]) if self.configuration.permuted_labels else found
 
     @cached_property
     def data_contents(self) -> dict[str, str]:

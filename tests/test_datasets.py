@@ -232,6 +232,24 @@ def test_subject_keeps_trials_with_their_splits():
         make().of_subject(4)
 
 
+def test_permuted_labels_exchange_what_was_shown_within_each_subject(tmp_path, content, splits):
+    data = load_dataset("eegcvpr40", folder=write(tmp_path, content, splits))
+    mixed = data.with_permuted_labels()
+    assert mixed.trials is data.trials and torch.equal(mixed.lengths, data.lengths)  # signals stay where they are
+    assert torch.equal(mixed.subjects, data.subjects)
+    shown = (100 * mixed.subjects + mixed.images).tolist()
+    recorded = mixed.trials[:, 0, 0].int().tolist()
+    assert shown != recorded and sorted(shown) == sorted(recorded)  # every subject sees every picture once, as before
+    assert mixed.labels.tolist() == [image // IMAGES for image in mixed.images.tolist()]  # the class of its picture
+    for name, part in data.splits.items():  # a picture stays in its part, for every subject
+        pairs = (list(zip(d.subjects[p].tolist(), d.images[p].tolist(), strict=True))
+                 for d, p in ((data, part), (mixed, mixed.splits[name])))  # fmt: skip
+        assert len(set(map(tuple, map(sorted, pairs)))) == 1
+    assert mixed.fingerprint != data.fingerprint and "PERMUTED" in mixed.notes[-1]
+    assert torch.equal(mixed.labels, data.with_permuted_labels().labels)
+    assert not torch.equal(mixed.labels, data.with_permuted_labels(1).labels)
+
+
 def test_protocols():
     clean, paper = make().partition("clean"), make().partition("paper")
     assert clean.honest and not paper.honest

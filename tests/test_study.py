@@ -317,6 +317,16 @@ def test_a_precision_that_is_asked_for_enters_every_stage_that_computes(tmp_path
         Study(preset=preset_file(tmp_path, "start: demo\nprecision: half"))
 
 
+def test_permuted_labels_are_other_data_for_every_stage(tmp_path):
+    study = Study(preset=preset_file(tmp_path, "start: smoke\npermuted_labels: true"))
+    honest = Study(preset=preset_file(tmp_path, "start: smoke\npermuted_labels: false"))
+    assert all(honest.fingerprint(stage) == Study(preset="smoke").fingerprint(stage) for stage in STAGES)
+    assert not any(honest.fingerprint(stage) == study.fingerprint(stage) for stage in STAGES)
+    data = replace(study, preset=preset_file(tmp_path, "start: smoke\npermuted_labels: true")).data()
+    assert any("LABELS ARE PERMUTED" in note for note in data.notes)
+    assert not torch.equal(data.labels, Study(preset="smoke").data().labels)
+
+
 def test_a_branch_that_no_table_has_is_refused(tmp_path):
     with pytest.raises(BrainvisError, match="'eggnet'.*time, frequency, eegnet, shallow"):
         Study(preset=preset_file(tmp_path, "start: demo\nfusion: {branches: [time, eggnet]}"))

@@ -284,6 +284,8 @@ def test_what_a_result_rests_on_is_on_its_face(study):
     assert [words.split(":")[0] for words in caveats([clean, chosen_on_test])] == ["paper protocol"]
     both = caveats([original, chosen_on_test])
     assert len(both) == 2 and "not trained here" in both[1]
+    permuted = like(configuration={**clean.results["configuration"], "permuted_labels": True})
+    assert caveats([clean, permuted]) == ["PERMUTED LABELS: every score has to be at chance"]
 
 
 def test_runs_made_with_other_packages_or_accepted_by_hand_say_so(study):

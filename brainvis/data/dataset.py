@@ -173,6 +173,22 @@ class EEGDataset:
             raise DatasetError(f"{self.name} has no subject {subject}: choose one of {there_are}.")
         return self.select(own)
 
+    def with_permuted_labels(self, seed: int = 0) -> Self:
+        """The same signals, but each subject's trials have exchanged at random what was shown in them: class, picture
+        and part of the split. So nothing can be learned of the class, and all counts stay."""
+        generator, shown = torch.Generator().manual_seed(seed), torch.arange(len(self))
+        for own in self._trials_of.values():
+            shown[own] = own[torch.randperm(len(own), generator=generator)]
+        place = shown.argsort()  # of the trial that now shows what each showed
+        return replace(
+            self,
+            labels=self.labels[shown],
+            images=self.images[shown],
+            splits={name: place[indices].sort().values for name, indices in self.splits.items()},
+            fingerprint=f"{self.fingerprint}, permuted {seed}",
+            notes=(*self.notes, "LABELS ARE PERMUTED within each subject: every score has to be at chance."),
+        )
+
     def partition(self, protocol: str) -> Partition:
         """Training, validation and test trials under a protocol; DatasetError if one of these parts has no trials.
         `clean` chooses on validation trials and touches the test trials once. `paper` does what the authors' release

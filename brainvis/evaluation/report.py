@@ -273,10 +273,12 @@ class Publication:
 
 
 def caveats(made_from: Sequence[Product]) -> list[str]:
-    """What has to be said of results on their face: test trials, others' weights, accepted runs, code that was not
-    committed, packages of other versions than the pinned ones or than those here."""
+    """What has to be said of results on their face: permuted labels, test trials, others' weights, accepted runs, code
+    that was not committed, packages of other versions than the pinned ones or than those here."""
     results = [product.results for product in made_from]
     said = []
+    if any(result.get("configuration", {}).get("permuted_labels") for result in results):
+        said.append("PERMUTED LABELS: every score has to be at chance")
     if any(result["study"]["protocol"] == "paper" for result in results):
         said.append("paper protocol: epochs chosen on TEST trials")
     if any(result.get("original") for result in results):

@@ -63,7 +63,8 @@ class Study(Choice):
 
     def data(self) -> EEGDataset:
         """All subjects' trials; DatasetError, before anything takes long, if nothing can be learned from them."""
-        return load_dataset(self.dataset, configuration=self.configuration).checked_for(self.protocol)
+        data = load_dataset(self.dataset, configuration=self.configuration)
+        return (data.with_permuted_labels() if self.configuration.permuted_labels else data).checked_for(self.protocol)
 
     def subject_data(self) -> EEGDataset:
         """The trials of this study's subject; DatasetError if nothing can be learned from them."""

@@ -1,0 +1,246 @@
+"""The ideal observer: a decoder that knows how a phantom was made, for a ceiling of what can be read in its responses.
+
+It knows a subject's sources, what each attribute makes them do, and the noise; it does not know what was shown, nor the
+latencies, phases and amplitudes that differ from trial to trial: over these it averages likelihoods. It learns nothing,
+so that every trial may be asked. It takes some things to be simpler than they are:
+
+- noise is Gaussian, independent between frequencies (Whittle's likelihood), and as strong in every trial: blinks and
+  bursts of alpha are rarer and larger than that, and slow drift changes the power of sources;
+- the attributes that evoke something are read with colour's bursts counted as noise, colour from what is left when the
+  likeliest evoked response is taken away, and its four bands apart.
+
+So the true ceiling is a little higher. Slow potentials are not read: in a block design they tell the class by time.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator, SeedSequence, default_rng
+from scipy.special import logsumexp
+
+from brainvis.configuration import Phantom
+from brainvis.phantom import sources
+from brainvis.phantom.recording import ATTRIBUTES, record
+from brainvis.phantom.sources import COLOUR_BANDS, COLOUR_PAIRS, OngoingEEG, PictureResponses, Subject
+from brainvis.phantom.spectrum import BAND_PASS, waveforms_of
+from brainvis.phantom.stimuli import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SHOWN_CLASSES, SIZES, plan_session
+
+WINDOW = slice(20, 460)  # samples of a trial that models read: `lengths` of EEGCVPR40 are cut to them
+BINS = slice(1, 56)  # of the window's Fourier transform: 2 to 125 Hz; without the mean, which is slow drift
+LEVELS = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "position": POSITIONS, "background": BACKGROUNDS}
+NOISE_TRIALS = 200  # simulated to know the power of each source
+LATENCIES = 24  # drawn, over which an evoked response is averaged
+BURSTS = 300  # pairs of them drawn in each band of colour, each turned by all pairs of `PHASES`
+PHASES = np.exp(2j * np.pi * np.arange(8) / 8)
+BATCH = 100  # trials read at once
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What the ideal observer says of one subject's trials, by image, which is the order of the phantom's pictures."""
+
+    log_likelihoods: dict[str, np.ndarray]  # attribute -> (image, level), up to a constant of each image
+    logits: np.ndarray  # (image, class), of shape and colour together
+    truth: dict[str, np.ndarray]  # attribute, and "class" -> (image,)
+    classes: np.ndarray  # (class, 2): shape and colour of each
+
+    def accuracy(self, images: np.ndarray | slice = slice(None)) -> dict[str, float]:
+        """Share of `images` told rightly: of every attribute read alone, of the class from shape alone and from colour
+        alone (where several classes have it, the mean over guesses among these), and of the class from both."""
+        found = {}
+        for name, values in self.log_likelihoods.items():
+            # A level that no class has would never be guessed.
+            shown = np.unique(self.truth[name]) if name in ("shape", "colour") else np.arange(values.shape[1])
+            right = shown[values[images][:, shown].argmax(1)] == self.truth[name][images]
+            found[name] = float(right.mean())
+            if name in ("shape", "colour"):
+                column = self.classes[:, ("shape", "colour").index(name)]
+                alike = (column == self.truth[name][images][:, None]).sum(1)
+                found[f"class by {name}"] = float((right / alike).mean())
+        right = self.logits[images].argmax(1) == self.truth["class"][images]
+        return {**found, "class": float(right.mean())}
+
+
+def ceiling(phantom: Phantom, seed: int, subject: int) -> Ceiling:
+    """What the ideal observer reads in all trials of a subject (1, 2, ...) of the phantom of this seed. The trials are
+    recorded again, which takes seconds and no file. ValueError: no such subject."""
+    if not 1 <= subject <= phantom.subjects:
+        raise ValueError(f"The phantom has subjects 1 to {phantom.subjects}, not {subject}.")
+    pictures, _, *subject_seeds = SeedSequence(seed).spawn(2 + phantom.subjects)  # as in `write_phantom`
+    session = plan_session(phantom, default_rng(pictures))
+    rng = default_rng(subject_seeds[subject - 1])
+    head = Subject(rng)  # the first that `record` draws from the same seed
+    responses, ongoing = PictureResponses(head, rng), OngoingEEG(head, rng)
+    observer = _Observer(responses, ongoing, phantom.signal, default_rng(0))
+
+    trials = record(session, phantom, default_rng(subject_seeds[subject - 1]))
+    found: list[dict[str, np.ndarray]] = []
+    batch: list[np.ndarray] = []
+    for image, _, eeg in trials:  # in the order of images
+        batch.append(eeg[:, WINDOW].numpy())
+        if len(batch) == BATCH or image == len(session.labels) - 1:
+            found.append(observer.read(np.stack(batch)))
+            batch = []
+    values = {name: np.concatenate([part[name] for part in found]) for name in LEVELS}
+    truth = {name: np.array([getattr(stimulus, name) for stimulus in session.stimuli]) for name in ATTRIBUTES}
+    shown = np.array(SHOWN_CLASSES[: phantom.classes])
+    classes = np.stack([shown % len(SHAPES), shown // len(SHAPES)], axis=1)
+    logits = values["shape"][:, classes[:, 0]] + values["colour"][:, classes[:, 1]]
+    return Ceiling(values, logits, {**truth, "class": session.labels}, classes)
+
+
+class _Observer:
+    """Likelihoods of a subject's trials. Everything that a picture drives is in few sources, so that a trial is
+    reduced, without loss, to what these receive of it once it is whitened by the noise: (source, bin)."""
+
+    def __init__(self, responses: PictureResponses, ongoing: OngoingEEG, signal: float, rng: Generator):
+        self.responses, self.signal = responses, signal
+        self.bands = [np.arange(2 * band, 2 * band + 2) for band in range(len(COLOUR_BANDS))]  # sources of each
+        noise = self._noise_covariance(ongoing, rng)  # (bin, channel, channel)
+        self.bursts = self._draw_bursts(rng)  # a band: (burst, source, bin)
+        self.evoked = self._draw_evoked()
+        fields = responses.topographies.astype(float)  # (channel, source)
+        power = np.concatenate([(np.abs(bursts) ** 2).mean(0) for bursts in self.bursts])  # (colour source, bin)
+        power = power / 2  # every band is active in half of the colours
+        of_colour = fields[:, responses.colour]
+        induced = np.einsum("cs,sf,ds->fcd", of_colour, power, of_colour)
+        # Filters (bin, source, channel), and what they make of the sources themselves (bin, source, source).
+        self.filters, self.gram = _whitened(noise, fields)
+        self.evoked_filters, self.evoked_gram = _whitened(noise + induced, fields)
+
+    def read(self, trials: np.ndarray) -> dict[str, np.ndarray]:
+        """Log-likelihoods of each attribute's levels (trial, level), from trials (trial, channel, time)."""
+        spectra = _bins(trials)  # (trial, channel, bin)
+        received = np.einsum("fsc,ncf->nsf", self.evoked_filters, spectra, optimize=True)
+        values, likeliest = self._read_evoked(received)
+        received = np.einsum("fsc,ncf->nsf", self.filters, spectra, optimize=True)
+        received -= np.einsum("fst,ntf->nsf", self.gram, likeliest, optimize=True)
+        ratios = np.stack([self._read_band(received, band) for band in range(len(self.bands))], axis=1)
+        return {**values, "colour": ratios[:, COLOUR_PAIRS].sum(-1)}
+
+    def _read_evoked(self, received: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Log-likelihoods of shape, position, size and background, and the likeliest response (trial, source, bin)."""
+        best, highest = np.zeros(received.shape, np.complex128), np.full(len(received), -np.inf)
+        by_size: list[list[np.ndarray]] = [[] for _ in SIZES]
+        for size, parts in self.evoked:  # one draw of a latency
+            match, product = {}, {}
+            filtered = {name: np.einsum("fst,ltf->lsf", self.evoked_gram, part) for name, part in parts.items()}
+            for name, part in parts.items():
+                match[name] = 2 * np.einsum("nsf,lsf->nl", received.conj(), part).real  # (trial, level)
+                for other in parts:
+                    product[name, other] = np.einsum("lsf,msf->lm", part.conj(), filtered[other]).real
+            shape, position, background = match["shape"], match["position"], match["background"]
+            shape, position, background = (
+                values - np.diag(product[name, name])
+                for name, values in (("shape", shape), ("position", position), ("background", background))
+            )
+            joint = shape[:, :, None, None] + position[:, None, :, None] + background[:, None, None, :]
+            joint -= 2 * product["shape", "position"][:, :, None]
+            joint -= 2 * product["shape", "background"][:, None, :]
+            joint -= 2 * product["position", "background"]
+            by_size[size].append(joint)  # (trial, shape, position, background)
+            top = joint.reshape(len(joint), -1)
+            better = np.flatnonzero(top.max(1) > highest)
+            highest[better] = top.max(1)[better]
+            levels = np.unravel_index(top[better].argmax(1), joint.shape[1:])
+            named = zip(("shape", "position", "background"), levels, strict=True)
+            best[better] = sum(parts[name][level] for name, level in named)
+        joint = np.stack([logsumexp(np.stack(draws), axis=0) for draws in by_size], axis=1)
+        axes = {"size": 1, "shape": 2, "position": 3, "background": 4}
+        others = {name: tuple(axis for axis in axes.values() if axis != own) for name, own in axes.items()}
+        return {name: logsumexp(joint, axis=axis) for name, axis in others.items()}, best
+
+    def _read_band(self, received: np.ndarray, band: int) -> np.ndarray:
+        """Log-likelihood ratio (trial,) of bursts in a band against none, averaged over all that is random in them."""
+        place = self.responses.colour.start + self.bands[band]
+        bursts, gram = self.bursts[band], self.gram[:, place[:, None], place]
+        match = 2 * np.einsum("nsf,ksf->nks", received[:, place].conj(), bursts, optimize=True)  # complex
+        product = np.einsum("ksf,fst,ktf->kst", bursts.conj(), gram, bursts, optimize=True)
+        total = []
+        for first in PHASES:  # a turn of the phase is a turn of the positive frequencies
+            for second in PHASES:
+                energy = (product[:, 0, 0] + product[:, 1, 1] + 2 * first.conjugate() * second * product[:, 0, 1]).real
+                total.append(logsumexp((match @ np.array([first, second])).real - energy, axis=1))
+        return logsumexp(np.stack(total), axis=0) - np.log(len(bursts) * len(PHASES) ** 2)
+
+    def _draw_evoked(self) -> list[tuple[int, dict[str, np.ndarray]]]:
+        """Draws of the latency: size, and the sources' activity (level, source, bin) for each level of an attribute;
+        the onset, common to all, is part of position. One seed gives one latency, whatever is shown."""
+        slices = {"shape": self.responses.ventral, "position": self.responses.early}
+        slices["background"] = self.responses.background
+        drawn = []
+        for draw in range(LATENCIES):
+            for size in range(len(SIZES)):
+                parts = {}
+                for name, own in slices.items():
+                    activity = np.stack([self._activity(name, level, size, draw) for level in range(len(LEVELS[name]))])
+                    alone = np.zeros_like(activity)
+                    alone[:, own] = activity[:, own]
+                    parts[name] = alone
+                drawn.append((size, parts))
+        return drawn
+
+    def _activity(self, name: str, level: int, size: int, draw: int) -> np.ndarray:
+        """Activity (source, bin) in a trial that shows one level of an attribute."""
+        shown = {attribute: np.zeros(1, int) for attribute in ATTRIBUTES}
+        shown |= {name: np.array([level]), "size": np.array([size])}
+        return self._source_bins(self.responses.spectra(shown, default_rng(draw)))[0]
+
+    def _draw_bursts(self, rng: Generator) -> list[np.ndarray]:
+        """For each band, draws of the activity of its sources: (burst, source, bin)."""
+        drawn = []
+        for band, own in enumerate(self.bands):
+            colour = int(np.flatnonzero((COLOUR_PAIRS == band).any(1))[0])
+            shown = {attribute: np.zeros(BURSTS, int) for attribute in ATTRIBUTES} | {"colour": np.full(BURSTS, colour)}
+            drawn.append(self._source_bins(self.responses.spectra(shown, rng)[:, self.responses.colour][:, own]))
+        return drawn
+
+    def _source_bins(self, spectra: np.ndarray) -> np.ndarray:
+        return self.signal * _bins(waveforms_of(spectra * BAND_PASS)[..., WINDOW])
+
+    def _noise_covariance(self, ongoing: OngoingEEG, rng: Generator) -> np.ndarray:
+        """Covariance of channels in each bin, (bin, channel, channel): sources are independent, sensors too."""
+        count = ongoing.slow_modulation.shape[1]  # of the background's sources and those of alpha
+        spectra = ongoing.spectra(NOISE_TRIALS, np.ones((NOISE_TRIALS, count)), rng)
+        power = (np.abs(_bins(waveforms_of(spectra * BAND_PASS)[..., WINDOW])) ** 2).mean(0)  # (source, bin)
+        power[: sources.BACKGROUND_SOURCES] = power[: sources.BACKGROUND_SOURCES].mean(0)  # all alike
+        white = ongoing.sensor_noise(NOISE_TRIALS, rng)
+        sensors = (np.abs(_bins(waveforms_of(white * BAND_PASS)[..., WINDOW])) ** 2).mean((0, 1))  # (bin,)
+        fields = ongoing.topographies.astype(float)
+        covariance = np.einsum("cs,sf,ds->fcd", fields, power, fields, optimize=True)
+        return covariance + sensors[:, None, None] * np.eye(len(fields))
+
+
+def _bins(waveforms: np.ndarray) -> np.ndarray:
+    """Fourier coefficients (..., bin) of what models read, (..., time)."""
+    return np.fft.rfft(waveforms, axis=-1)[..., BINS]
+
+
+def _whitened(noise: np.ndarray, fields: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Filters (bin, source, channel) that weigh channels by the inverse of the noise, and their gains (bin, s, s)."""
+    filters = np.linalg.solve(noise, np.broadcast_to(fields, (len(noise), *fields.shape))).swapaxes(1, 2)
+    return filters, filters @ fields
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the ceilings of a phantom's subjects, for its gains or for others."""
+    parser = argparse.ArgumentParser(prog="python -m brainvis.phantom.observer", description="Ceilings of a phantom.")
+    parser.add_argument("gains", nargs="*", help="gains of responses to try instead, such as shape=0.3 colour=0.6")
+    parser.add_argument("--subjects", type=int, default=1, help="how many of the first (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the phantom (default 0)")
+    parser.add_argument("--signal", type=float, default=1.0, help="gain of all responses (default 1)")
+    chosen = parser.parse_args(arguments)
+    for word in chosen.gains:
+        name, _, value = word.partition("=")
+        if name not in sources.GAINS:
+            parser.error(f"{word}: there is no gain {name}; the gains are {', '.join(sources.GAINS)}")
+        sources.GAINS[name] = float(value)
+    print("gains", sources.GAINS)
+    for subject in range(1, chosen.subjects + 1):
+        found = ceiling(Phantom(signal=chosen.signal), chosen.seed, subject).accuracy()
+        print(f"subject {subject}:", ", ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
