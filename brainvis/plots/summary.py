@@ -77,12 +77,14 @@ def differences_figure(differences: pd.DataFrame) -> Figure:
         colour = style.COLOUR_OF[COLOURS_OF_MEASURES.get(measure, "fused")]
         for place, row in rows.iterrows():
             style.estimate(axis, place, row, colour, scale=100)
-            axis.annotate(corrected_p(row), (place, 100 * row["high"]), (0, 3), textcoords="offset points", ha="center")
+            axis.text(
+                place, 1, corrected_p(row), ha="center", va="top", fontsize=8, transform=axis.get_xaxis_transform()
+            )
         axis.axhline(0, color=style.COLOUR_OF["chance"], linewidth=1)
         names = rows["ablation"].str.replace("no_", "no ").str.replace("_", " ")
         axis.set_xticks(range(len(rows)), names, rotation=30, ha="right")
         axis.set(xlim=(-0.6, len(rows) - 0.4), title=f"{measure}: without the part - with it", ylabel="points")
-        axis.margins(y=0.15)
+        axis.margins(y=0.2)
     return figure
 
 
