@@ -7,7 +7,8 @@ so that every trial may be asked. It takes some things to be simpler than they a
 - noise is Gaussian, independent between frequencies (Whittle's likelihood), and as strong in every trial: blinks and
   bursts of alpha are rarer and larger than that, and slow drift changes the power of sources;
 - the attributes that evoke something are read with colour's bursts counted as noise, colour from what is left when the
-  likeliest evoked response is taken away, and its four bands apart.
+  likeliest evoked response is taken away, its four bands apart, and bursts, whose phases differ between sources, as
+  Gaussian, although their time and amplitude are common to all sources.
 
 So the true ceiling is a little higher. Slow potentials are not read: in a block design they tell the class by time.
 """
@@ -23,7 +24,7 @@ from brainvis.configuration import Phantom
 from brainvis.phantom import sources
 from brainvis.phantom.recording import ATTRIBUTES, record
 from brainvis.phantom.sources import COLOUR_BANDS, COLOUR_PAIRS, OngoingEEG, PictureResponses, Subject
-from brainvis.phantom.spectrum import BAND_PASS, waveforms_of
+from brainvis.phantom.spectrum import BAND_PASS, SAMPLING_RATE, waveforms_of
 from brainvis.phantom.stimuli import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SHOWN_CLASSES, SIZES, plan_session
 
 WINDOW = slice(20, 460)  # samples of a trial that models read: `lengths` of EEGCVPR40 are cut to them
@@ -31,8 +32,7 @@ BINS = slice(1, 56)  # of the window's Fourier transform: 2 to 125 Hz; without t
 LEVELS = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "position": POSITIONS, "background": BACKGROUNDS}
 NOISE_TRIALS = 200  # simulated to know the power of each source
 LATENCIES = 24  # drawn, over which an evoked response is averaged
-BURSTS = 300  # pairs of them drawn in each band of colour, each turned by all pairs of `PHASES`
-PHASES = np.exp(2j * np.pi * np.arange(8) / 8)
+BURSTS = 300  # trials drawn to know the power of a band's bursts
 BATCH = 100  # trials read at once
 
 
@@ -96,15 +96,18 @@ class _Observer:
 
     def __init__(self, responses: PictureResponses, ongoing: OngoingEEG, signal: float, rng: Generator):
         self.responses, self.signal = responses, signal
-        self.bands = [np.arange(2 * band, 2 * band + 2) for band in range(len(COLOUR_BANDS))]  # sources of each
+        hertz = np.fft.rfftfreq(WINDOW.stop - WINDOW.start, 1 / SAMPLING_RATE)[BINS]
+        nearest = np.abs(hertz[:, None] - COLOUR_BANDS).argmin(1)
+        self.bands = [np.flatnonzero(nearest == band) for band in range(len(COLOUR_BANDS))]  # bins of each
         noise = self._noise_covariance(ongoing, rng)  # (bin, channel, channel)
-        self.bursts = self._draw_bursts(rng)  # a band: (burst, source, bin)
+        self.bursts = [self._burst_covariance(band, rng) for band in range(len(self.bands))]  # (bin, bin), of a source
         self.evoked = self._draw_evoked()
         fields = responses.topographies.astype(float)  # (channel, source)
-        power = np.concatenate([(np.abs(bursts) ** 2).mean(0) for bursts in self.bursts])  # (colour source, bin)
-        power = power / 2  # every band is active in half of the colours
+        power = np.zeros(len(hertz))
+        for bins, covariance in zip(self.bands, self.bursts, strict=True):
+            power[bins] = np.diag(covariance).real / 2  # every band is active in half of the colours
         of_colour = fields[:, responses.colour]
-        induced = np.einsum("cs,sf,ds->fcd", of_colour, power, of_colour)
+        induced = np.einsum("cs,f,ds->fcd", of_colour, power, of_colour)
         # Filters (bin, source, channel), and what they make of the sources themselves (bin, source, source).
         self.filters, self.gram = _whitened(noise, fields)
         self.evoked_filters, self.evoked_gram = _whitened(noise + induced, fields)
@@ -152,17 +155,18 @@ class _Observer:
         return {name: logsumexp(joint, axis=axis) for name, axis in others.items()}, best
 
     def _read_band(self, received: np.ndarray, band: int) -> np.ndarray:
-        """Log-likelihood ratio (trial,) of bursts in a band against none, averaged over all that is random in them."""
-        place = self.responses.colour.start + self.bands[band]
-        bursts, gram = self.bursts[band], self.gram[:, place[:, None], place]
-        match = 2 * np.einsum("nsf,ksf->nks", received[:, place].conj(), bursts, optimize=True)  # complex
-        product = np.einsum("ksf,fst,ktf->kst", bursts.conj(), gram, bursts, optimize=True)
-        total = []
-        for first in PHASES:  # a turn of the phase is a turn of the positive frequencies
-            for second in PHASES:
-                energy = (product[:, 0, 0] + product[:, 1, 1] + 2 * first.conjugate() * second * product[:, 0, 1]).real
-                total.append(logsumexp((match @ np.array([first, second])).real - energy, axis=1))
-        return logsumexp(np.stack(total), axis=0) - np.log(len(bursts) * len(PHASES) ** 2)
+        """Log-likelihood ratio (trial,) of bursts in a band against none: both Gaussian, with covariances G + G C G and
+        G of what is received, G the gains and C the covariance of bursts, over sources and bins."""
+        bins, own = self.bands[band], self.responses.colour
+        count = own.stop - own.start
+        gram = np.einsum("fst,fg->sftg", self.gram[bins][:, own, own], np.eye(len(bins)))
+        gram = gram.reshape(count * len(bins), -1)
+        bursts = np.kron(np.eye(count), self.bursts[band])
+        both = np.eye(len(gram)) + gram @ bursts
+        received = received[:, own][..., bins].reshape(len(received), -1)  # (trial, source bin)
+        weights = bursts @ np.linalg.inv(both)
+        energy = np.einsum("na,ab,nb->n", received.conj(), weights, received, optimize=True).real
+        return energy - np.linalg.slogdet(both)[1]
 
     def _draw_evoked(self) -> list[tuple[int, dict[str, np.ndarray]]]:
         """Draws of the latency: size, and the sources' activity (level, source, bin) for each level of an attribute;
@@ -187,14 +191,12 @@ class _Observer:
         shown |= {name: np.array([level]), "size": np.array([size])}
         return self._source_bins(self.responses.spectra(shown, default_rng(draw)))[0]
 
-    def _draw_bursts(self, rng: Generator) -> list[np.ndarray]:
-        """For each band, draws of the activity of its sources: (burst, source, bin)."""
-        drawn = []
-        for band, own in enumerate(self.bands):
-            colour = int(np.flatnonzero((COLOUR_PAIRS == band).any(1))[0])
-            shown = {attribute: np.zeros(BURSTS, int) for attribute in ATTRIBUTES} | {"colour": np.full(BURSTS, colour)}
-            drawn.append(self._source_bins(self.responses.spectra(shown, rng)[:, self.responses.colour][:, own]))
-        return drawn
+    def _burst_covariance(self, band: int, rng: Generator) -> np.ndarray:
+        """Of the bins of a band in trials in which it is active, the same for each of colour's sources: (bin, bin)."""
+        colour = int(np.flatnonzero((COLOUR_PAIRS == band).any(1))[0])
+        shown = {attribute: np.zeros(BURSTS, int) for attribute in ATTRIBUTES} | {"colour": np.full(BURSTS, colour)}
+        drawn = self._source_bins(self.responses.spectra(shown, rng)[:, self.responses.colour])[..., self.bands[band]]
+        return np.einsum("nsf,nsg->fg", drawn, drawn.conj()) / (drawn.shape[0] * drawn.shape[1])
 
     def _source_bins(self, spectra: np.ndarray) -> np.ndarray:
         return self.signal * _bins(waveforms_of(spectra * BAND_PASS)[..., WINDOW])
