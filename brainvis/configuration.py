@@ -224,8 +224,7 @@ PRESETS = {
             training=Training(epochs=20, learning_rate=1e-3, batch_size=32, schedule="cosine"),
         ),
         fusion=Fusion(
-            classifier="branches",
-            training=Training(epochs=12, learning_rate=5e-4, batch_size=32, schedule="cosine"),
+            classifier="branches", training=Training(epochs=12, learning_rate=5e-4, batch_size=32, schedule="cosine")
         ),
         alignment=Alignment(
             wide=512, narrow=256, training=Training(epochs=16, learning_rate=1e-3, batch_size=32, schedule="cosine")
@@ -250,13 +249,7 @@ PRESETS = {
         fusion=Fusion(classifier="branches", training=Training(epochs=2, batch_size=32)),
         alignment=Alignment(wide=64, narrow=32, training=Training(epochs=2, batch_size=32)),
         generation=Generation(
-            samples=1,
-            trials=8,
-            semantic_steps=4,
-            refinement_steps=4,
-            refinement_guidance=3.0,
-            batch_size=8,
-            controls=4,
+            samples=1, trials=8, semantic_steps=4, refinement_steps=4, refinement_guidance=3.0, batch_size=8, controls=4
         ),
         phantom=Phantom(subjects=2, images_per_class=6, classes=8),
     ),
