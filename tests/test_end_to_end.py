@@ -32,6 +32,16 @@ def test_every_run_is_whole_and_says_what_it_was_made_from(world):
             assert results["code"] != results["fingerprint"] != results["chosen"]
 
 
+def test_every_executed_notebook_shows_its_figures(world):
+    for file in sorted(world.runs.glob("*/*/full/*/*.ipynb")):
+        cells = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
+        outputs = [output.get("data", {}) for cell in cells for output in cell.outputs]
+        assert sum("image/png" in output for output in outputs) >= 2, file
+        assert not [output for output in outputs if "<Figure" in output.get("text/plain", "") and len(output) == 1], (
+            file
+        )
+
+
 def test_a_second_time_nothing_runs(world):
     assert world.planned() == {}
 

@@ -32,6 +32,14 @@ time.sleep(seconds)
 """
 
 
+FIGURES = """
+import matplotlib.pyplot as plt
+figure, axes = plt.subplots()
+plt.close(figure)
+figure
+"""
+
+
 def server(place: str) -> psutil.Process:
     return next(process for process in psutil.Process().children() if place in process.cmdline())
 
@@ -54,7 +62,7 @@ def place():
 @pytest.fixture
 def folder(tmp_path):
     """With a notebook that tells about its kernel, and a module of its own."""
-    cells = [nbformat.v4.new_code_cell("seconds = 0"), nbformat.v4.new_code_cell(CODE)]
+    cells = [nbformat.v4.new_code_cell(source) for source in ("seconds = 0", CODE, FIGURES)]
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "toy.ipynb")
@@ -100,9 +108,18 @@ def test_a_kernel_has_the_libraries_and_reads_our_code_anew(place, folder):
     assert first["pid"] != second["pid"] and not psutil.pid_exists(first["pid"])
 
 
+def shown(folder: Path) -> list[set[str]]:
+    """What kinds of output each code cell of the executed notebook has."""
+    cells = nbformat.read(folder / "run" / "toy.ipynb", as_version=4).cells
+    outputs = [cell.outputs for cell in cells if cell.cell_type == "code"]
+    return [{kind for output in of_cell for kind in output.get("data", {})} for of_cell in outputs]
+
+
 def test_it_is_as_a_kernel_from_nothing(place, folder):
     forked, said = run(folder, place, BRAINVIS_ANYTHING="1")
+    figures = shown(folder)
     alone, _ = run(folder, "no such place")
+    assert figures == shown(folder) and "image/png" in figures[-1]
     assert forked["path"] == alone["path"]
     # What libraries leave in the environment when they are imported is there, too, of those that were not.
     names = {name for name in {**forked["environment"], **alone["environment"]} if not name.startswith("KMP_")}

@@ -22,8 +22,9 @@ WARM = "BRAINVIS_WARM"  # the server's socket; the Snakefile sets it, jobs inher
 # where modules are found, each kernel says by itself.
 OF_A_JOB = ("BRAINVIS_", "PATH", "PYTHONPATH", "JPY_", "JUPYTER_", "PYDEVD_", "SNAKEMAKE_", "PYTEST_", "TMP", "TEMP")
 OF_A_JOB += ("PS1", "PWD", "OLDPWD", "SHLVL", "COLUMNS", "LINES", "_")
-ALSO_USED = ("ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline", "sklearn.manifold")
+ALSO_USED = ("ipykernel.kernelapp", "ipykernel.ipkernel", "sklearn.manifold")
 ALSO_USED += ("torch._dynamo",)  # which the first optimiser of a process imports, for a second
+INLINE = "module://matplotlib_inline.backend_inline"  # imported by each kernel: it looks for the shell then, or never
 COLD = "cold"  # the server's answer to whom it cannot serve
 PARENT = "--IPKernelApp.parent_handle"  # whose end ends the kernel
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -173,6 +174,7 @@ def _become(asked: dict, files: list[int], others: list[socket.socket]) -> None:
         sys.path[:] = asked["path"]
         sys.argv[:] = ["ipykernel_launcher", *asked["arguments"], f"{PARENT}={os.getppid()}"]
         _shuffle()
+        _show_figures()
         runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as end:
@@ -200,6 +202,13 @@ def _shuffle() -> None:
     numpy.random.seed()
     torch.seed()
     tempfile.tempdir = None  # it is looked up again
+
+
+def _show_figures() -> None:
+    """Matplotlib chooses where figures go when it is imported, by what only kernels have in their environment."""
+    import matplotlib
+
+    matplotlib.rcParams["backend"] = os.environ.setdefault("MPLBACKEND", INLINE)
 
 
 def _kill(process: int) -> None:

@@ -3,6 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from brainvis.evaluation.bootstrap import p_text
 from brainvis.plots import style
 from brainvis.plots.style import COLOUR_OF, WIDTH, Pixels, empty_figure, panels
 
@@ -62,7 +63,7 @@ def recovery_figure(attributes: dict[str, dict[str, dict]]) -> Figure:
         for place, (stage, scores) in enumerate(attributes.items()):
             score = scores[name]
             axis.bar(place, score["value"], 0.7, color=COLOUR_OF[stage])
-            axis.text(place, score["value"] + 0.02, f"p = {score['p']:.2g}", ha="center", fontsize=8)
+            axis.text(place, score["value"] + 0.02, p_text(score["p"]), ha="center", fontsize=8)
             style.chance_mark(axis, place, score["chance"])
         axis.set_xticks(range(len(attributes)), [STAGE_NAMES[stage].replace(" ", "\n") for stage in attributes])
         axis.set(title=name, ylim=(0, 1.05), xlim=(-0.6, len(attributes) - 0.4))
