@@ -129,11 +129,12 @@ def main(arguments: list[str] | None = None) -> None:
             points += new
             with file.open("a") as lines:
                 lines.writelines(json.dumps(one) + "\n" for one in new)
-    chosen.figures.mkdir(parents=True, exist_ok=True)
-    table = summary(points)
-    write_json(chosen.figures / "audit_calibration.json", table, indent=1)
-    calibration_figure(table).savefig(chosen.figures / "audit_calibration.png", dpi=150, metadata={"Software": None})
-    print(f"{len(points)} of {len(wanted)} points; summary and figure are in {chosen.figures}")
+    if points:
+        chosen.figures.mkdir(parents=True, exist_ok=True)
+        table, figure = summary(points), chosen.figures / "audit_calibration.png"
+        write_json(figure.with_suffix(".json"), table, indent=1)
+        calibration_figure(table).savefig(figure, dpi=150, metadata={"Software": None})
+    print(f"{len(points)} of {len(wanted)} points are there")
 
 
 if __name__ == "__main__":
