@@ -13,6 +13,7 @@ from PIL import Image
 
 from brainvis.configuration import Configuration, Fusion
 from brainvis.data.dataset import EEGDataset
+from brainvis.evaluation.confounds import Audit
 from brainvis.models.time import MaskedPrediction
 from brainvis.plots import data as looks
 from brainvis.plots import decoding, images, style, summary, training
@@ -116,6 +117,13 @@ def figures(folder, names) -> dict[str, Figure]:
         masked, values = torch.arange(6), [noise(4, 6, 8) for _ in range(2)]
         return MaskedPrediction(masked, masked + 6, *values, tokens=masked.repeat(4, 1), token_scores=noise(4, 6, 9))
 
+    def calibration() -> dict:
+        row = {"seeds": 2, "flags": 1, "gain": 3.0, "gain_reach": 1.0}
+        names = ("slow drift", "order of labels")
+        places = [(design, drift) for design in ("block", "interleaved") for drift in (0.0, 0.1)]
+        rows = [{**row, "design": where, "drift": drift, "audit": name} for where, drift in places for name in names]
+        return {"family": ["slow drift"], "rows": rows}
+
     def texts() -> dict[str, torch.Tensor]:
         return {name: noise(9) for name in ("position", "off_axis", "cosine_coarse", "cosine_fine")}
 
@@ -138,7 +146,9 @@ def figures(folder, names) -> dict[str, Figure]:
         "class_evoked_figure": looks.class_evoked_figure(data, noise(count, 6, SAMPLES), torch.arange(count)),
         "share_figure": looks.share_figure(hertz, {"class": noise(6, 30), names[1]: noise(6, 30)}, "Hz", "shares"),
         "spectra_figure": looks.spectra_figure(hertz, {"1": noise(30, 6), "2": noise(30, 6)}, noise(30, 6), 4.0),
-        "order_figure": looks.order_figure(data, noise(count), 0.2),
+        "order_figure": looks.order_figure(data, noise(count), 0.2, Audit("highest", 0.9, noise(9).double())),
+        "confounds_figure": looks.confounds_figure({"time": Audit("from time", 0.9, noise(99).double() / 2)}),
+        "calibration_figure": looks.calibration_figure(calibration()),
         "mask_figure": training.mask_figure(data, 3, torch.arange(10) % 2 == 0, torch.arange(5)),
         "latents_figure": training.latents_figure({"before": prediction(), "after": prediction()}),
         "pretraining_figure": training.pretraining_figure(

@@ -159,6 +159,24 @@ def missing_trials(data: EEGDataset) -> list[tuple[int, int]]:
     return [(s, image) for s in data.subjects[known].unique().tolist() for image in images if (s, image) not in seen]
 
 
+def distance_in_time(data: EEGDataset) -> Tensor | None:
+    """How many places in the recording lie between each test trial and the nearest training trial of its subject, (test
+    trial,), infinite without any; None: the order of recording is not known. Small where a split mixes neighbours."""
+    if data.order is None:
+        return None
+    test, train = data.splits["test"], data.splits["train"]
+    distance = torch.full((len(test),), torch.inf)
+    for subject in data.subjects[test].unique():
+        asked = data.subjects[test] == subject
+        known = data.order[train[data.subjects[train] == subject]].sort().values
+        if len(known):
+            place = data.order[test[asked]]
+            after = torch.searchsorted(known, place).clamp(max=len(known) - 1)
+            near = torch.stack([known[after], known[(after - 1).clamp(min=0)]])
+            distance[asked] = (near - place).abs().amin(0).float()
+    return distance
+
+
 def strange_signals(data: EEGDataset) -> dict[str, tuple[str, list[str]]]:
     """Channels that are constant or clipped, and scales that EEG cannot have: name -> question, where it is so.
     `LOOKED_AT` trials of each subject are read."""

@@ -11,6 +11,7 @@ from scipy.signal import find_peaks
 from torch import Tensor
 
 from brainvis.data.dataset import EEGDataset
+from brainvis.evaluation.confounds import LEVEL, Audit
 from brainvis.plots import style
 from brainvis.plots.style import PALETTE, panels
 
@@ -133,20 +134,67 @@ def spectra_figure(hertz: Tensor, spectra: dict[str, Tensor], evoked: Tensor, av
     return figure
 
 
-def order_figure(data: EEGDataset, same: Tensor, expected: float) -> Figure:
-    """Classes in the order of recording, and how often one follows itself, see `analysis.same_class_successions`."""
+def order_figure(data: EEGDataset, same: Tensor, expected: float, highest: Audit | None) -> Figure:
+    """Classes in the order of recording, and how often one follows itself: of all classes, see
+    `analysis.same_class_successions`, and of that where it is most often, beside exchanged labels."""
     figure, (left, right) = panels(1, 2, width_ratios=(3, 1))
     own = data.subjects == data.subjects.min()
     left.scatter(data.order[own], data.labels[own], s=12, color=PALETTE[0])
     left.set(xlabel="place in the recording", ylabel="class", title=f"subject {int(data.subjects.min())}")
     if len(data.class_names) <= style.MANY:
         left.set_yticks(range(len(data.class_names)), [*map(style.words, data.class_names)])
-    highest = int(same.nan_to_num(-1).argmax())
-    values = [100 * same.nanmean(), 100 * same[highest]]
-    right.bar(
-        ["all classes", f"highest:\n{style.words(data.class_names[highest], 20)}"], values, color=PALETTE[0], width=0.5
-    )
-    style.chance_line(right, 100 * expected)
-    right.set(ylabel="trials (%)", ylim=(0, 100), title="next has the same class")
-    right.legend()
+    bars = {"all classes": (same.nanmean().item(), expected)}
+    bars |= {"highest of all": (highest.value, highest.chance)} if highest else {}
+    right.bar(list(bars), [100 * value for value, _ in bars.values()], color=PALETTE[0], width=0.5)
+    for place, (_, chance) in enumerate(bars.values()):
+        style.chance_mark(right, place, 100 * chance)
+    right.set(ylabel="trials (%)", ylim=(0, 100), title="next has the same class\n(dashed: by chance)")
+    return figure
+
+
+def confounds_figure(audits: dict[str, Audit]) -> Figure:
+    """Each audit's answer beside its answers by chance, for labels that were exchanged or moved."""
+    figure, axis = panels(height=0.9 + 0.42 * len(audits))
+    for place, audit in enumerate(audits.values()):
+        low, high = audit.null.quantile(torch.tensor([0.0, 1.0], dtype=audit.null.dtype)).tolist()
+        axis.barh(place, high - low, left=low, height=0.5, color=style.COLOUR_OF["chance"], alpha=0.4, linewidth=0)
+        axis.plot(audit.value, place, "o", color=PALETTE[3] if audit.p <= LEVEL else PALETTE[0])
+    axis.plot([], [], "s", color=style.COLOUR_OF["chance"], alpha=0.4, label="by chance, least to greatest")
+    axis.plot([], [], "o", color=PALETTE[3], label=f"as recorded, p at most {LEVEL:g} (uncorrected)")
+    axis.plot([], [], "o", color=PALETTE[0], label="as recorded, p above")
+    axis.set_yticks(range(len(audits)), [audit.question for audit in audits.values()])
+    axis.invert_yaxis()
+    axis.axvline(0, color="black", linewidth=0.6)
+    lowest = min([0.0, *(audit.null.min().item() for audit in audits.values())])
+    axis.set(xlabel="accuracy, share or correlation", xlim=(lowest - 0.03, 1.03))
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def calibration_figure(table: dict) -> Figure:
+    """How often each audit raises its flag under growing drift, and what drift adds to the accuracy of a classifier
+    that reads all and of one that is blind to responses; `table` as docs/audits/calibrate_audits.py writes it."""
+    figure, axes = panels(1, 3, height=3.4, width_ratios=(1, 1, 1))
+    classifiers = {"order of labels": ("whole trial", PALETTE[2]), "slow drift": ("channel means alone", PALETTE[1])}
+    colours = dict(zip(table["family"], (PALETTE[0], PALETTE[4], PALETTE[1], PALETTE[5]), strict=False))
+    for axis, design in zip(axes, ("block", "interleaved"), strict=False):
+        for number, (name, colour) in enumerate(colours.items()):
+            rows = [row for row in table["rows"] if row["design"] == design and row["audit"] == name]
+            shares = [100 * row["flags"] / row["seeds"] + 1.2 * (number - 1) for row in rows]  # apart, to be seen
+            axis.plot([row["drift"] for row in rows], shares, "o-", markersize=4, color=colour, label=name)
+        axis.set(title=f"{design}: flags raised", ylabel="recordings (%)", ylim=(-4, 106))
+    style.chance_line(axes[1], 5, "5 %")
+    for name, (label, colour) in classifiers.items():
+        rows = [row for row in table["rows"] if row["design"] == "block" and row["audit"] == name]
+        drifts, gains = [row["drift"] for row in rows], np.array([row["gain"] for row in rows])
+        reach = np.array([row["gain_reach"] or 0 for row in rows])
+        axes[2].plot(drifts, gains, "o-", markersize=4, color=colour, label=label)
+        axes[2].fill_between(drifts, gains - reach, gains + reach, color=colour, alpha=0.2, linewidth=0)
+    style.chance_line(axes[2], 5, "5 points")
+    axes[2].set(title="block: what drift adds to accuracy", ylabel="points")
+    for axis in axes:
+        axis.set_xscale("symlog", linthresh=0.001)
+        axis.set_xticks([0, 0.001, 0.01, 0.1, 1], ["0", ".001", ".01", ".1", "1"])
+        axis.set_xlabel("drift, relative to the ongoing EEG")
+        axis.legend(fontsize=7)
     return figure

@@ -1,0 +1,253 @@
+"""Audits of the time of recording: is the class told by what cannot carry it, and does the EEG tell the time?
+
+If the trials of a class were recorded near each other, whatever drifts slowly tells the class as well as the brain
+does, and every score is too good (Li et al. 2021, on EEGCVPR40). Each audit is a number, and what the same number is by
+chance: once the labels of a subject have been exchanged at random, so that p has a floor. Classifiers have a closed
+form: nearest neighbours in time, or ridge regressions, fitted on four fifths of a subject's trials and asked for the
+rest. docs/audits measures on the phantom when they raise a flag.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from brainvis.data.dataset import EEGDataset
+from brainvis.evaluation.analysis import amplitude_spectra, bands_between
+from brainvis.evaluation.bootstrap import holm
+from brainvis.models.spectrum import frequencies
+
+EXCHANGES = 199  # of labels at random
+FOLDS = 5
+NEIGHBOURS = 4  # in time, nearer ones with more weight
+PENALTY = 0.3  # of a ridge regression, relative to the mean square of a trial's features
+MOST = 2000  # trials of a subject, the first in time: matrices of trials by trials have to fit
+WAVES = 10  # cosines of the place in the recording, from half a period on, that are decoded from the EEG
+BINS = {"before": 8, "whole": 22}  # in which samples are averaged: before onset, of a whole trial
+LEVEL = 0.05  # of the family of audits, after Holm's correction
+SMALLEST = 1e-6  # keeps logarithms finite where a filter left nothing
+AT_ONCE = 2**26  # scores computed together: 256 MB
+# What a class must not be told by.
+CONFOUNDS = ("time alone", "succession", "slow drift", "before onset")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One question, its answer, and its answers once labels have been exchanged."""
+
+    question: str
+    value: float
+    null: Tensor  # (exchange,)
+
+    @property
+    def chance(self) -> float:
+        """The mean answer for exchanged labels."""
+        return self.null.mean().item()
+
+    @property
+    def p(self) -> float:
+        """One-sided: how often exchanged labels give at least this answer, this one counted in."""
+        return (1 + int((self.null >= self.value - 1e-9).sum())) / (1 + len(self.null))
+
+    @property
+    def score(self) -> dict[str, float]:
+        """For results."""
+        return {"value": self.value, "chance": self.chance, "p": self.p, "p_floor": 1 / (1 + len(self.null))}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A subject's trials, in the order in which they were recorded where that is known."""
+
+    trials: Tensor  # (trial,) indices into the data set
+    labels: Tensor  # (trial,) 0 .. classes - 1
+    place: Tensor | None  # (trial,) in the recording
+    folds: Tensor  # (trial,) 0 .. FOLDS - 1, at random: they know neither class nor time
+    generator: torch.Generator
+
+    @cached_property
+    def exchanged(self) -> Tensor:
+        """(1 + EXCHANGES, trial) places of the labels that trials get; the first keeps all where they are."""
+        count = len(self.trials)
+        orders = [torch.randperm(count, generator=self.generator) for _ in range(EXCHANGES)]
+        return torch.stack([torch.arange(count), *orders])
+
+    @cached_property
+    def shifted(self) -> Tensor:
+        """The same for labels that keep their order: all move along the recording, and from its end to its begin."""
+        count = len(self.trials)
+        by = torch.randint(1, count, (EXCHANGES,), generator=self.generator)
+        return (torch.arange(count) + torch.cat([torch.zeros(1, dtype=torch.int64), by])[:, None]) % count
+
+
+def audits(data: EEGDataset, trials: Tensor, seed: int = 0) -> dict[str, Audit]:
+    """All audits for which the data set tells what is needed, of some of its trials (indices), by a short name.
+
+    - "time alone": accuracy of the classes of the nearest trials in time;
+    - "succession": how often the next trial has the same class, for the class where that is most often, against the
+      highest of all classes once labels have been exchanged;
+    - "slow drift": accuracy of a ridge regression on each channel's mean over the trial, to which only a response adds
+      that does not average out over it;
+    - "before onset": the same on samples before the onset of the stimulus, and on their power;
+    - "EEG tells time": how well waves over the recording are decoded from means and band powers, as the correlation of
+      what is decoded with what is true. No fault in itself; in a block design responses to the class tell time, too;
+    - "order of labels": accuracy of a ridge regression on the whole trial, against labels that keep their order but
+      have moved along the recording. What these reach as well may be due to time.
+    """
+    recordings = list(_recordings(data, trials, seed))
+    found: dict[str, Audit] = {}
+    if not recordings:
+        return found
+
+    def accuracy(name: str, question: str, features, draws: str = "exchanged") -> None:
+        right = sum(
+            _right(_decoder(features(recording), recording.folds), recording.labels, getattr(recording, draws))
+            for recording in recordings
+        )
+        shares = right / sum(len(recording.trials) for recording in recordings)
+        found[name] = Audit(question, shares[0].item(), shares[1:])
+
+    if data.order is not None:
+        right = sum(_right(_neighbours(one.place), one.labels, one.exchanged) for one in recordings)
+        shares = right / sum(len(one.trials) for one in recordings)
+        found["time alone"] = Audit("class from the nearest trials in time", shares[0].item(), shares[1:])
+        found["succession"] = _highest_succession(recordings)
+    accuracy("slow drift", "class from each channel's mean", lambda one: data.trials[one.trials].mean(-1))
+    if (before := data.times < 0).any():
+        accuracy(
+            "before onset",
+            "class from samples before onset",
+            lambda one: _waveform_and_power(data.trials[one.trials][..., before], BINS["before"]),
+        )
+    if data.order is not None:
+        found["EEG tells time"] = _time_from_eeg(data, recordings)
+        accuracy(
+            "order of labels",
+            "class from the whole trial, against labels moved in time",
+            lambda one: torch.cat([_whole(data, one.trials), _band_powers(data, one.trials)], 1),
+            draws="shifted",
+        )
+    return found
+
+
+def verdict(found: dict[str, Audit]) -> str:
+    """Whether the class is told by what cannot carry it, in words, at `LEVEL` for all of `CONFOUNDS` together."""
+    asked = {name: found[name] for name in CONFOUNDS if name in found}
+    if not asked:
+        return "No audit was possible."
+    corrected = holm({name: audit.p for name, audit in asked.items()})
+    raised = [
+        f"{a.question}: {a.value:.1%}, by chance {a.chance:.1%}" for n, a in asked.items() if corrected[n] <= LEVEL
+    ]
+    family = f"{len(asked)} audits (p after Holm at most {LEVEL:g})"
+    if not raised:
+        return f"In none of {family} is the class told by what cannot carry it."
+    return f"THE CLASS IS TOLD BY WHAT CANNOT CARRY IT, in {len(raised)} of {family}. {'; '.join(raised)}."
+
+
+def flags(found: dict[str, Audit]) -> dict[str, bool]:
+    """Which audits of `CONFOUNDS` are raised, at `LEVEL` for all together."""
+    corrected = holm({name: found[name].p for name in CONFOUNDS if name in found})
+    return {name: p <= LEVEL for name, p in corrected.items()}
+
+
+def _recordings(data: EEGDataset, trials: Tensor, seed: int) -> Iterator[Recording]:
+    """Subjects with enough trials and at least two classes."""
+    for subject in data.subjects[trials].unique().tolist():
+        own = trials[data.subjects[trials] == subject]
+        own = (own if data.order is None else own[data.order[own].argsort()])[:MOST]
+        _, labels = data.labels[own].unique(return_inverse=True)
+        if len(own) < 2 * FOLDS or labels.max() == 0:
+            continue
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + subject)
+        folds = torch.randperm(len(own), generator=generator) % FOLDS
+        place = None if data.order is None else data.order[own].double()
+        yield Recording(own, labels, place, folds, generator)
+
+
+def _neighbours(place: Tensor) -> Tensor:
+    """Weights (trial, other trial) of the nearest others in time."""
+    distance = (place[:, None] - place).abs()
+    distance.fill_diagonal_(torch.inf)
+    nearest = distance.topk(min(NEIGHBOURS, len(place) - 1), largest=False)
+    return torch.zeros_like(distance).scatter_(1, nearest.indices, 1 / nearest.values.clamp(min=1)).float()
+
+
+def _decoder(features: Tensor, folds: Tensor) -> Tensor:
+    """What a ridge regression on features (trial, feature), fitted without a trial's fold, makes of any targets: their
+    weights (trial, other trial). Linear in targets, it is worked out once for all labels."""
+    features = features.double()
+    spread = features.std(0)
+    features = (features - features.mean(0)) / torch.where(spread > 0, spread, 1)
+    products = features @ features.T / features.shape[1]  # (trial, trial), its diagonal about one
+    weights = torch.zeros_like(products)
+    for fold in range(FOLDS):
+        inside, outside = torch.nonzero(folds != fold).flatten(), torch.nonzero(folds == fold).flatten()
+        known = products[inside][:, inside] + PENALTY * torch.eye(len(inside), dtype=products.dtype)
+        part = torch.linalg.solve(known, products[inside][:, outside], left=True).T
+        part += (1 - part.sum(1, keepdim=True)) / len(inside)  # targets are centred on their mean
+        weights[outside[:, None], inside] = part
+    return weights.float()
+
+
+def _right(decoder: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
+    """How many trials are told rightly, (draw,), under labels (trial,) taken from the places of each draw."""
+    count, classes, right = len(labels), int(labels.max()) + 1, []
+    for some in labels[draws].split(max(1, AT_ONCE // (count * classes))):  # (draw, trial)
+        targets = functional.one_hot(some, classes).float().permute(1, 0, 2)  # (trial, draw, class)
+        scores = (decoder @ targets.flatten(1)).unflatten(1, targets.shape[1:])
+        right.append((scores.argmax(-1).T == some).sum(1))
+    return torch.cat(right).double()
+
+
+def _highest_succession(recordings: list[Recording]) -> Audit:
+    """Of the class that follows itself most often; classes are counted by subject, as each has an order of its own."""
+    shares = []
+    for one in recordings:
+        labels, classes = one.labels[one.exchanged], int(one.labels.max()) + 1  # (draw, trial)
+        same = functional.one_hot(labels[:, :-1], classes) * (labels[:, 1:] == labels[:, :-1])[..., None]
+        shares.append(same.sum(1) / functional.one_hot(labels[:, :-1], classes).sum(1).clamp(min=1))  # (draw, class)
+    highest = torch.cat(shares, 1).amax(1).double()
+    return Audit("next trial of the same class, highest of all", highest[0].item(), highest[1:])
+
+
+def _time_from_eeg(data: EEGDataset, recordings: list[Recording]) -> Audit:
+    """Correlation of decoded with true waves, averaged over waves, and over subjects by their trials."""
+    total, trials = 0.0, 0
+    for one in recordings:
+        phase = (one.place - one.place.min() + 0.5) / (one.place.max() - one.place.min() + 1)  # 0 to 1
+        waves = torch.cos(torch.pi * phase[:, None] * torch.arange(1, WAVES + 1)).float()  # (trial, wave)
+        features = torch.cat([data.trials[one.trials].mean(-1), _band_powers(data, one.trials)], 1)
+        decoder = _decoder(features, one.folds)
+        targets = waves[one.exchanged.T]  # (trial, draw, wave)
+        decoded = (decoder @ targets.flatten(1)).unflatten(1, targets.shape[1:])
+        total = total + len(one.trials) * functional.cosine_similarity(
+            decoded - decoded.mean(0), targets - targets.mean(0), dim=0
+        ).mean(1)
+        trials += len(one.trials)
+    found = (total / trials).double()
+    return Audit("time of recording from the EEG (correlation)", found[0].item(), found[1:])
+
+
+def _whole(data: EEGDataset, trials: Tensor) -> Tensor:
+    return functional.adaptive_avg_pool1d(data.trials[trials], min(BINS["whole"], data.trials.shape[-1])).flatten(1)
+
+
+def _waveform_and_power(signals: Tensor, bins: int) -> Tensor:
+    """Averages in bins, and the logarithm of the power of each channel: (trial, channel, time) -> (trial, feature)."""
+    means = functional.adaptive_avg_pool1d(signals, min(bins, signals.shape[-1]))
+    return torch.cat([means.flatten(1), (signals.var(-1, correction=0) + SMALLEST).log()], 1)
+
+
+def _band_powers(data: EEGDataset, trials: Tensor) -> Tensor:
+    """Logarithm of the mean amplitude in the field's bands of each channel: (trial, feature)."""
+    highest = min(100.0, data.sampling_rate / 2)
+    amplitudes = amplitude_spectra(data.trials[trials], data.sampling_rate, highest)  # (trial, frequency, channel)
+    hertz = frequencies(data.trials.shape[-1], data.sampling_rate, highest_frequency=highest)
+    inside = [
+        (hertz >= low) & (hertz < high) for low, high in bands_between(float(hertz[0]), float(hertz[-1])).values()
+    ]
+    return torch.cat([(amplitudes[:, band].mean(1) + SMALLEST).log() for band in inside if band.any()], 1)
