@@ -46,7 +46,7 @@ CHANGES = {
         {"06_generation": 4, **AFTER},
     ),
     "a mask ratio": (
-        "brainvis/configuration.py",
+        "brainvis/configuration/settings.py",
         r"mask_ratio: (.*) = 0\.75",
         r"mask_ratio: \1 = 0.5",
         {"02_lmm_pretraining": 1, **BUILT_ON_TIME, **AFTER},
@@ -117,7 +117,7 @@ def test_somebody_who_knows_better_accepts_what_was_made_and_it_is_recorded(own)
 
 
 def test_another_choice_cannot_be_accepted(own):
-    edit(own, "brainvis/configuration.py", r"mask_ratio: (.*) = 0\.75", r"mask_ratio: \1 = 0.5")
+    edit(own, "brainvis/configuration/settings.py", r"mask_ratio: (.*) = 0\.75", r"mask_ratio: \1 = 0.5")
     answer = own.run("python", "-m", "brainvis", "accept", "--preset", "smoke", "--reason", "it is the same")
     assert answer.returncode == 0 and "lmm_pretraining: NOT accepted" in answer.stdout
     assert "accepted" not in own.results("sub-all", "full", "lmm_pretraining")

@@ -9,11 +9,12 @@ import torch
 import yaml
 
 from brainvis import configuration as settings
-from brainvis.configuration import ABLATIONS, PRESETS, SAFE_NAME, Configuration, configure
+from brainvis.configuration import ABLATIONS, PRESETS, Configuration, configure
 from brainvis.data import DATASETS, DatasetError, load_dataset
 from brainvis.data.audit import audit
 from brainvis.evaluation.pictures import METRICS
 from brainvis.files import BrainvisError
+from brainvis.files.reading import SAFE_NAME
 from brainvis.generation import GENERATORS
 from brainvis.generation.weights import PHANTOM
 from brainvis.graph import Choice

@@ -1,0 +1,98 @@
+"""The configuration of a study: a preset, or a person's own that starts from one, and the change of an ablation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from textwrap import shorten
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from brainvis.configuration.presets import ABLATIONS, FOR_DATASET, PRESETS
+from brainvis.configuration.settings import Configuration
+from brainvis.files import BrainvisError, resolve
+from brainvis.files.reading import UNSAFE, read_yaml, safe_name
+
+
+def configure(preset: str, ablation: str, dataset: str = "phantom") -> Configuration:
+    """The configuration of a preset for a data set, with the change that an ablation makes.
+
+    Args:
+        preset: one of `PRESETS`, or the path of a YAML file that says where it starts and what it changes:
+
+            start: paper
+            time: {pretraining: {epochs: 3}}
+            generation: {samples: 1, semantic_steps: 20}
+
+    Raises:
+        BrainvisError: a preset that is neither, or a file with a field or value that is not allowed.
+        KeyError: an ablation that is not in its table.
+    """
+    start, own = (preset, {}) if isinstance(preset, str) and preset in PRESETS else _read_preset(preset)
+    configuration, where = changed(PRESETS[start], FOR_DATASET.get((start, dataset), {})), f"preset {preset}"
+    try:
+        configuration = changed(configuration, own)
+        where = f"ablation {ablation} of preset {preset}"
+        return changed(configuration, ABLATIONS[ablation].changes)
+    except BrainvisError as error:
+        raise BrainvisError(f"{where}: {error}") from error
+
+
+def changed(part: Any, changes: Mapping) -> Any:
+    """A configuration, or a part of one, with some of its fields replaced; nested as the dataclasses are.
+
+    Raises:
+        BrainvisError: a field that does not exist, or a value that it cannot have: its dotted path, what is allowed.
+    """
+    kind = TypeAdapter(type(part))
+    # As JSON, so that lists become tuples while text never becomes a number; YAML's dates and bytes become text.
+    text = json.dumps(_merged(asdict(part), changes), default=str)
+    try:
+        return kind.validate_json(text, strict=True)
+    except ValidationError as error:
+        raise BrainvisError(_explained(part, error.errors()[0])) from error
+
+
+def _merged(values: dict, changes: Mapping) -> dict:
+    both = {name for name in changes if isinstance(changes[name], Mapping) and isinstance(values.get(name), dict)}
+    return {**values, **changes, **{name: _merged(values[name], changes[name]) for name in both}}
+
+
+def _explained(part: Any, error: dict) -> str:
+    """What is wrong, in a sentence, from the first of pydantic's errors."""
+    path, parent, present = ".".join(map(str, error["loc"])), part, part
+    for name in error["loc"]:
+        parent, present = present, getattr(present, str(name), None)
+    if error["type"] == "unexpected_keyword_argument":
+        where = ".".join(map(str, error["loc"][:-1])) or "the configuration"
+        return f"there is no {path}; {where} has {', '.join(field.name for field in fields(parent))}"
+    needs = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" and is_dataclass(present):  # of several fields together: a sentence of its own
+        return f"{path}.{needs}".removeprefix(".")
+    value = "missing" if error["type"] == "missing" else shorten(repr(error["input"]), 200, placeholder=" ...")
+    known = [field.name for field in fields(present)] if is_dataclass(present) else present
+    like = "" if known is None else f"it has to be a value like {known!r}: "
+    return f"{path} is {value}; {like}{needs}"
+
+
+def _read_preset(name: str) -> tuple[str, dict]:
+    """The preset that a file starts from, and its changes."""
+    names = ", ".join(PRESETS)
+    try:
+        file = resolve(name)
+        there = file.suffix in (".yml", ".yaml") and file.is_file()
+    except (OSError, ValueError, TypeError, RuntimeError):  # no path at all: too long, a zero byte, a number, ~nobody
+        there = False
+    if not there:
+        shown = shorten(repr(name), 200, placeholder=" ...")
+        raise BrainvisError(f"preset is {shown}; it has to be one of {names}, or the path of a YAML file")
+    if file.stem in PRESETS:
+        raise BrainvisError(f"preset {name}: call the file something else, for runs of {file.stem!r} have a folder")
+    if not safe_name(file.stem):
+        raise BrainvisError(f"preset {name!r}: {UNSAFE}, mine{file.suffix} for example.")
+    content = read_yaml(file)
+    if not isinstance(content, dict) or content.get("start") not in list(PRESETS):
+        raise BrainvisError(f"preset {name} has to say where it starts: `start:` and one of {names}")
+    return content.pop("start"), content

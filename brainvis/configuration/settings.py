@@ -1,0 +1,193 @@
+"""What each stage can be told: one frozen dataclass each, and for each field the range in which its model can work, so
+that a study that cannot is refused when it opens. The default values are the published ones (`paper`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from brainvis.files.reading import SAFE_NAME
+
+settings = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+
+
+def _once_each(names: tuple) -> tuple:
+    if len(set(names)) < len(names):
+        raise ValueError("name nothing twice")
+    return names
+
+
+def _finite(options: dict) -> dict:
+    """Options of a branch that is not known here: their numbers at least have to be numbers."""
+    try:
+        json.dumps(options, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("every number has to be finite") from error
+    return options
+
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]  # what torch counts with
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Steps = Annotated[int, Field(ge=1, le=999)]  # of the 1000 of Stable Diffusion, PLMS leaves out the first
+Guidance = Annotated[float, Field(ge=1)]  # 1 is none, and so would be anything less
+Branch = Annotated[str, Field(pattern=f"^{SAFE_NAME}$")]
+
+
+@settings
+class Training:
+    """How one model is trained; read by `brainvis.training.fit`."""
+
+    epochs: Annotated[int, Field(ge=0, lt=2**31)]  # 0: nothing is trained
+    learning_rate: Positive = 5e-4
+    batch_size: Count = 128
+    optimiser: Literal["adam", "adamw"] = "adamw"
+    weight_decay: NotNegative = 0.01  # AdamW's default, as in the release
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: one warm-up epoch, then down to zero
+
+
+@settings
+class TimeBranch:
+    """The transformer of the time branch and its Latent Masked Modeling (LMM)."""
+
+    unit_length: Count = 4  # samples in a unit: kernel and stride of the projection
+    width: Count = 1024
+    layers: Count = 8
+    heads: Count = 16
+    feedforward: Count = 4096
+    dropout: Dropout = 0.2
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    regressor_layers: Count = 4
+    regressor_dropout: Dropout = 0.1
+    codewords: Annotated[int, Field(ge=2, lt=2**31)] = 660
+    momentum: Annotated[float, Field(ge=0, le=1)] = 0.99  # of the target encoder's moving average
+    target_sees: Literal["masked", "all"] = "masked"  # units that the target encoder reads; all: as in data2vec
+    target_standardised: bool = False  # over trials and units, as in data2vec; a linear layer then predicts it
+    residual_scale: NotNegative = 1e-8  # of every sublayer, before anything is learned
+    regression_weight: NotNegative = 4.0  # the paper adds both losses; the release weighs them 4 and 2
+    classification_weight: NotNegative = 2.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    pretraining: Training = Training(epochs=300)  # of 500, the release goes on from epoch 300
+    # The epoch that is kept: never by a loss, for its targets move with the encoder.
+    pretraining_keeps: Literal["last", "token_accuracy", "probe_accuracy"] = "last"
+    finetuning: Training = Training(epochs=80, optimiser="adam", weight_decay=0.0)  # of 400, from epoch 80
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads is {self.heads}; it has to divide width, which is {self.width}")
+        if not self.regression_weight + self.classification_weight:
+            raise ValueError("regression_weight and classification_weight are both 0; one has to be above 0")
+        return self
+
+
+@settings
+class FrequencyBranch:
+    """The LSTM that reads the amplitude spectrum, one frequency after the other."""
+
+    width: Count = 128
+    layers: Count = 1
+    highest_frequency: Positive | None = None  # hertz; None: up to the Nyquist frequency
+    log_amplitude: bool = False  # the logarithm, standardised over training trials, instead of amplitudes
+    dropout: Dropout = 0.0  # of what the LSTM reads
+    training: Training = Training(epochs=1000, learning_rate=1e-3, optimiser="adam", weight_decay=0.0)
+
+
+@settings
+class Fusion:
+    """The fused encoder: which branches it joins, and what it starts from."""
+
+    # names in `brainvis.models.ENCODERS`
+    branches: Annotated[tuple[Branch, ...], Field(min_length=1), AfterValidator(_once_each)] = ("time", "frequency")
+    time_weights: Literal["finetuned", "pretrained"] = "finetuned"
+    classifier: Literal["new", "branches"] = "new"  # branches: theirs side by side, which is late fusion
+    training: Training = Training(epochs=50)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.classifier == "branches" and self.time_weights == "pretrained" and "time" in self.branches:
+            without = "the time branch as pre-training left it (time_weights) has none"
+            raise ValueError(f"classifier is 'branches', but {without}; it has to be 'new'")
+        return self
+
+
+@settings
+class Alignment:
+    """Semantic interpolation: the map from the fused embedding to CLIP text embeddings."""
+
+    wide: Count = 4096
+    narrow: Count = 1024
+    targets: Annotated[tuple[Literal["coarse", "fine"], ...], Field(min_length=1), AfterValidator(_once_each)] = (
+        "coarse",
+        "fine",
+    )
+    mean_squared_error: bool = True  # the release adds it to the paper's cosine loss
+    train_encoder: bool = True  # the fused encoder keeps learning, as in the release's third state dict
+    training: Training = Training(epochs=500)
+
+
+@settings
+class Generation:
+    """The cascade: semantic stage, then refinement by image-to-image."""
+
+    semantic: bool = True
+    refinement: bool = True
+    samples: Count = 4  # images a trial
+    trials: Count | None = None  # test trials shown to the cascade; None: all
+    semantic_steps: Steps = 50
+    semantic_guidance: Guidance = 1.0
+    refinement_steps: Steps = 100
+    refinement_guidance: Guidance = 7.5
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.85
+    batch_size: Count = 4
+    controls: Count | None = 50  # test trials that the cascade's controls are drawn for; None: no controls
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not (self.semantic or self.refinement):
+            raise ValueError("semantic and refinement are both false; one of the two stages has to make pictures")
+        if round(self.strength * self.refinement_steps, 6) < 1:  # as the sampler counts them
+            few = f"leaves no step of refinement_steps, {self.refinement_steps}"
+            least = f"it has to be at least {1 / self.refinement_steps:g}"
+            raise ValueError(f"strength is {self.strength:g}, which {few}; {least}")
+        return self
+
+
+@settings
+class Phantom:
+    """Size of the embedded world; see `brainvis.phantom`."""
+
+    subjects: Count = 4
+    images_per_class: Annotated[int, Field(ge=3, lt=2**31)] = 20  # one for each part of the split
+    classes: Annotated[int, Field(ge=2, le=40)] = 40  # as many as brainvis.phantom.stimuli.SHOWN_CLASSES
+    design: Literal["interleaved", "block"] = "interleaved"  # block: each class in one, as EEGCVPR40 was recorded
+    drift: NotNegative = 0.0  # amplitude of slow drift, relative to the ongoing EEG
+    signal: NotNegative = 1.0  # gain of everything evoked or induced by the picture; 0 leaves noise alone
+
+
+@settings
+class Configuration:
+    """All stages together."""
+
+    time: TimeBranch = TimeBranch()
+    frequency: FrequencyBranch = FrequencyBranch()
+    fusion: Fusion = Fusion()
+    alignment: Alignment = Alignment()
+    generation: Generation = Generation()
+    phantom: Phantom = Phantom()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: the fastest on the machine
+    permuted_labels: bool = False  # each subject's trials exchange what was shown: every score has to be at chance
+    # arguments of other branches, by their names
+    encoders: Annotated[dict[Branch, dict[str, Any]], AfterValidator(_finite)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for name in ("time", "frequency"):
+            if name in self.encoders:
+                raise ValueError(f"encoders.{name}: settings of this branch stand under `{name}` itself")
+        return self
