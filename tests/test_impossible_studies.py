@@ -8,8 +8,7 @@ import pytest
 import torch
 import yaml
 
-from brainvis import configuration as settings
-from brainvis.configuration import ABLATIONS, PRESETS, Configuration, configure
+from brainvis.configuration import ABLATIONS, PRESETS, Configuration, configure, settings
 from brainvis.data import DATASETS, DatasetError, load_dataset
 from brainvis.data.audit import audit
 from brainvis.evaluation.pictures import METRICS
