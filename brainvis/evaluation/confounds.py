@@ -89,8 +89,9 @@ def audits(data: EEGDataset, trials: Tensor, seed: int = 0) -> dict[str, Audit]:
     - "time alone": accuracy of the classes of the nearest trials in time;
     - "succession": how often the next trial has the same class, for the class where that is most often, against the
       highest of all classes once labels have been exchanged;
-    - "slow drift": accuracy of a ridge regression on each channel's mean over the trial, to which only a response adds
-      that does not average out over it;
+    - "slow drift": accuracy of a ridge regression on each channel's mean in the trial before, which has drifted nearly
+      as far, but holds nothing of the response; where the order is not known, "own mean" stands for it, which may
+      hold some, and so proves nothing;
     - "before onset": the same on samples before the onset of the stimulus, and on their power;
     - "EEG tells time": how well waves over the recording are decoded from means and band powers, as the correlation of
       what is decoded with what is true. No fault in itself; in a block design responses to the class tell time, too;
@@ -115,7 +116,9 @@ def audits(data: EEGDataset, trials: Tensor, seed: int = 0) -> dict[str, Audit]:
         shares = right / sum(len(one.trials) for one in recordings)
         found["time alone"] = Audit("class from the nearest trials in time", shares[0].item(), shares[1:])
         found["succession"] = _highest_succession(recordings)
-    accuracy("slow drift", "class from each channel's mean", lambda one: data.trials[one.trials].mean(-1))
+        accuracy("slow drift", "class from the means of the trial before", lambda one: _means(data, one).roll(1, 0))
+    else:
+        accuracy("own mean", "class from its own means: drift, or a slow response", lambda one: _means(data, one))
     if (before := data.times < 0).any():
         accuracy(
             "before onset",
@@ -220,7 +223,7 @@ def _time_from_eeg(data: EEGDataset, recordings: list[Recording]) -> Audit:
     for one in recordings:
         phase = (one.place - one.place.min() + 0.5) / (one.place.max() - one.place.min() + 1)  # 0 to 1
         waves = torch.cos(torch.pi * phase[:, None] * torch.arange(1, WAVES + 1)).float()  # (trial, wave)
-        features = torch.cat([data.trials[one.trials].mean(-1), _band_powers(data, one.trials)], 1)
+        features = torch.cat([_means(data, one), _band_powers(data, one.trials)], 1)
         decoder = _decoder(features, one.folds)
         targets = waves[one.exchanged.T]  # (trial, draw, wave)
         decoded = (decoder @ targets.flatten(1)).unflatten(1, targets.shape[1:])
@@ -230,6 +233,12 @@ def _time_from_eeg(data: EEGDataset, recordings: list[Recording]) -> Audit:
         trials += len(one.trials)
     found = (total / trials).double()
     return Audit("time of recording from the EEG (correlation)", found[0].item(), found[1:])
+
+
+def _means(data: EEGDataset, recording: Recording) -> Tensor:
+    """Mean of each channel, (trial, channel), under a Hann window: ongoing oscillations would blur a plain mean."""
+    taper = torch.hann_window(data.trials.shape[-1] + 1, dtype=data.trials.dtype)[1:]
+    return data.trials[recording.trials] @ (taper / taper.sum())
 
 
 def _whole(data: EEGDataset, trials: Tensor) -> Tensor:

@@ -173,9 +173,12 @@ def confounds_figure(audits: dict[str, Audit]) -> Figure:
 
 def calibration_figure(table: dict) -> Figure:
     """How often each audit raises its flag under growing drift, and what drift adds to the accuracy of a classifier
-    that reads all and of one that is blind to responses; `table` as docs/audits/calibrate_audits.py writes it."""
+    that reads the trial and of one that is blind to it; `table` as docs/audits/calibrate_audits.py writes it."""
     figure, axes = panels(1, 3, height=3.4, width_ratios=(1, 1, 1))
-    classifiers = {"order of labels": ("whole trial", PALETTE[2]), "slow drift": ("channel means alone", PALETTE[1])}
+    classifiers = {
+        "order of labels": ("whole trial", PALETTE[2]),
+        "slow drift": ("the trial before", PALETTE[1]),
+    }
     colours = dict(zip(table["family"], (PALETTE[0], PALETTE[4], PALETTE[1], PALETTE[5]), strict=False))
     for axis, design in zip(axes, ("block", "interleaved"), strict=False):
         for number, (name, colour) in enumerate(colours.items()):

@@ -2,9 +2,9 @@
 
 A small phantom (2 subjects, 20 classes, 12 pictures of each), recorded under drift from 0 to 1, interleaved and in
 blocks, from 20 seeds: every audit of `brainvis.evaluation.confounds`. Two of them are classifiers that a study might
-report: a ridge regression on the whole trial, and one on the means of channels, which is blind to responses. What drift
-in a block design adds to their accuracy is what no brain had a part in. Each point takes seconds and is kept, so that
-the study goes on where it was ended.
+report: a ridge regression on the whole trial, and one on the trial before, which is blind to what is shown.
+What drift in a block design adds to their accuracy is what no brain had a part in. Each point takes seconds and is
+kept, so that the study goes on where it was ended.
 
     python docs/audits/calibrate_audits.py --output FOLDER --minutes 3     # as often as needed
 """
