@@ -4,7 +4,7 @@ If the trials of a class were recorded near each other, whatever drifts slowly t
 does, and every score is too good (Li et al. 2021, on EEGCVPR40). Each audit is a number, and what the same number is by
 chance: once the labels of a subject have been exchanged at random, so that p has a floor. Classifiers have a closed
 form: nearest neighbours in time, or ridge regressions, fitted on four fifths of a subject's trials and asked for the
-rest. docs/audits measures on the phantom when they raise a flag.
+rest. docs/studies measures on the phantom when they raise a flag.
 """
 
 from collections.abc import Iterator

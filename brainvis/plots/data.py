@@ -173,7 +173,7 @@ def confounds_figure(audits: dict[str, Audit]) -> Figure:
 
 def calibration_figure(table: dict) -> Figure:
     """How often each audit raises its flag under growing drift, and what drift adds to the accuracy of a classifier
-    that reads the trial and of one that is blind to it; `table` as docs/audits/calibrate_audits.py writes it."""
+    that reads the trial and of one that is blind to it; `table` as docs/studies/calibrate_audits.py writes it."""
     figure, axes = panels(1, 3, height=3.4, width_ratios=(1, 1, 1))
     classifiers = {
         "order of labels": ("whole trial", PALETTE[2]),

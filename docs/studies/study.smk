@@ -15,6 +15,20 @@ rule study:
     localrule: True
     input:
         figures_folder() / "study" / "pretraining.json",
+        figures_folder() / "study" / "audit_calibration.json",
+
+
+rule audits_study:
+    output:
+        figures_folder() / "study" / "audit_calibration.json",
+    params:
+        python=sys.executable,
+        script=os.path.join(workflow.basedir, "docs", "studies", "calibrate_audits.py"),
+        points=runs_folder() / "study" / "audits",
+        figures=lambda wildcards, output: os.path.dirname(output[0]),
+    threads: 2
+    shell:
+        "{params.python:q} {params.script:q} --output {params.points:q} --figures {params.figures:q} --processes {threads}"
 
 
 rule pretraining_study:

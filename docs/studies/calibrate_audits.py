@@ -6,7 +6,8 @@ report: a ridge regression on the whole trial, and one on the trial before, whic
 What drift in a block design adds to their accuracy is what no brain had a part in. Each point takes seconds and is
 kept, so that the study goes on where it was ended.
 
-    python docs/audits/calibrate_audits.py --output FOLDER --minutes 3     # as often as needed
+    snakemake --cores 2 audits_study                                    all of it
+    python docs/studies/calibrate_audits.py --output FOLDER --minutes 3     as often as needed
 """
 
 import argparse
