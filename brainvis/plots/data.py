@@ -183,8 +183,9 @@ def calibration_figure(table: dict) -> Figure:
     for axis, design in zip(axes, ("block", "interleaved"), strict=False):
         for number, (name, colour) in enumerate(colours.items()):
             rows = [row for row in table["rows"] if row["design"] == design and row["audit"] == name]
-            shares = [100 * row["flags"] / row["seeds"] + 1.2 * (number - 1) for row in rows]  # apart, to be seen
-            axis.plot([row["drift"] for row in rows], shares, "o-", markersize=4, color=colour, label=name)
+            shares = [100 * row["flags"] / row["seeds"] for row in rows]
+            size = 11 - 3 * number  # those that lie on each other are all seen
+            axis.plot([row["drift"] for row in rows], shares, "o-", markersize=size, color=colour, label=name)
         axis.set(title=f"{design}: flags raised", ylabel="recordings (%)", ylim=(-4, 106))
     style.chance_line(axes[1], 5, "5 %")
     for name, (label, colour) in classifiers.items():
@@ -197,6 +198,7 @@ def calibration_figure(table: dict) -> Figure:
     axes[2].set(title="block: what drift adds to accuracy", ylabel="points")
     for axis in axes:
         axis.set_xscale("symlog", linthresh=0.001)
+        axis.set_xlim(-0.0002, 1.5)
         axis.set_xticks([0, 0.001, 0.01, 0.1, 1], ["0", ".001", ".01", ".1", "1"])
         axis.set_xlabel("drift, relative to the ongoing EEG")
         axis.legend(fontsize=7)
