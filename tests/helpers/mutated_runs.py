@@ -127,7 +127,7 @@ def preset(folder: Path, patch: MonkeyPatch) -> Kind:
     own = {
         "start": "smoke",
         "time": {"pretraining": {"epochs": 3, "learning_rate": 1.5e-4, "optimiser": "adam"}, "dropout": 0.25},
-        "fusion": {"branches": ["time", "frequency"], "time_weights": "pretrained"},
+        "fusion": {"branches": ["time", "frequency"], "time_weights": "pretrained", "classifier": "new"},
         "generation": {"samples": 2, "semantic_guidance": 1.5, "trials": None},
         "phantom": {"design": "block"},
     }

@@ -97,7 +97,7 @@ class World:
 def copy_checkout(folder: Path) -> Path:
     """Copies into `folder` what of the repository a study needs."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part in ("brainvis", "notebooks", "profiles"):
+    for part in ("brainvis", "notebooks", "profiles", "docs/studies"):
         if (ROOT / part).exists():
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Snakefile", folder)
