@@ -173,6 +173,20 @@ def test_an_encoder_of_few_trials_is_probed_all_the_same(each):
     assert all(0 <= value <= 1 for value in found.values()) and len(found) == 2
 
 
+def test_no_more_units_are_probed_than_memory_holds(monkeypatch):
+    labels = torch.arange(80) % 2
+    data = dataset(torch.randn(80, 2, 8), labels)
+    asked = []
+
+    def units_of(trials: torch.Tensor) -> torch.Tensor:
+        asked.append(len(trials))
+        return trials.reshape(len(trials), 2, 8)  # 2 units of 8 numbers
+
+    monkeypatch.setattr(analysis, "MOST_NUMBERS", 12 * 16)
+    analysis.probe_encoder(SimpleNamespace(units_of=units_of), data, data.partition("clean"))
+    assert sum(asked) == 1 + 12
+
+
 def test_pretraining_is_watched_after_each_epoch_and_probed_now_and_then(monkeypatch):
     monkeypatch.setattr(analysis, "probe_encoder", lambda *_: {"mean_of_units": 0.25, "all_units": 0.5})
     labels = torch.arange(40) % 2

@@ -116,6 +116,9 @@ def known_attributes(data: EEGDataset) -> dict[str, tuple[tuple[str, ...], Tenso
     return {name: (words[name], index) for name, index in phantom_attributes(data).items()}
 
 
+MOST_NUMBERS = 2**26  # of latent units that are probed together: 256 MB, at `paper` size 595 trials
+
+
 def linear_probe(train_inputs: Tensor, train_labels: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
     """Whether a ridge regression of (trial, width) onto classes (trial,) is right: (trial,) bool; closed form."""
     mean, deviation = train_inputs.mean(0), train_inputs.std(0).clamp(min=1e-8)
@@ -140,8 +143,10 @@ def probe_encoder(
     classifier reads, and of all units side by side (`all_units`), which tell what the mean has blurred.
 
     Cross-validated within the training part, so that whoever chooses by it has looked at nothing else: at most so many
-    `trials`, evenly from the classes; no picture is in two folds.
+    `trials`, evenly from the classes, fewer where their units would fill the memory; no picture is in two folds.
     """
+    size = predict(encoder.units_of, data.trials[partition.train[:1]]).numel()  # of one trial
+    trials = min(trials, max(MOST_NUMBERS // size, folds))
     rows = partition.train[torch.from_numpy(spread_over_classes(data.labels[partition.train], trials))]
     units = torch.cat([predict(encoder.units_of, data.trials[some]) for some in rows.split(256)])  # (trial, unit, d)
     labels, images = data.labels[rows], data.images[rows]

@@ -138,14 +138,12 @@ def audits(data: EEGDataset, trials: Tensor, seed: int = 0) -> dict[str, Audit]:
 
 def verdict(found: dict[str, Audit]) -> str:
     """Whether the class is told by what cannot carry it, in words, at `LEVEL` for all of `CONFOUNDS` together."""
-    asked = {name: found[name] for name in CONFOUNDS if name in found}
-    if not asked:
+    raised_of = flags(found)
+    if not raised_of:
         return "No audit was possible."
-    corrected = holm({name: audit.p for name, audit in asked.items()})
-    raised = [
-        f"{a.question}: {a.value:.1%}, by chance {a.chance:.1%}" for n, a in asked.items() if corrected[n] <= LEVEL
-    ]
-    family = f"{len(asked)} audits (p after Holm at most {LEVEL:g})"
+    told = [found[name] for name, raised in raised_of.items() if raised]
+    raised = [f"{audit.question}: {audit.value:.1%}, by chance {audit.chance:.1%}" for audit in told]
+    family = f"{len(raised_of)} audits (p after Holm at most {LEVEL:g})"
     if not raised:
         return f"In none of {family} is the class told by what cannot carry it."
     return f"THE CLASS IS TOLD BY WHAT CANNOT CARRY IT, in {len(raised)} of {family}. {'; '.join(raised)}."
