@@ -24,7 +24,9 @@ def evoked_choice(data: EEGDataset, by_class: Tensor, classes: Tensor, electrode
     best = strength.argsort(descending=True)[:electrodes].sort().values.tolist()
     rows = np.unique(np.linspace(0, len(classes) - 1, min(most, len(classes))).round().astype(int)).tolist()
     responses = {ALL: by_class.mean(0)}
-    responses |= {f"{data.class_names[classes[row]]}": by_class[row] for row in rows}  # each (channel, time)
+    for row in rows:  # each (channel, time)
+        name = data.class_names[classes[row]]
+        responses[f"{name} ({row + 1})" if name in responses else name] = by_class[row]
     times, what = 1000 * data.times.numpy(), f"EEG ({unit(data)})"
     limit = 1.05 * max(response[best].abs().max().item() for response in responses.values())
     frames = []
