@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from brainvis.configuration import Generation
+from brainvis.evaluation.judges import Judges
+from brainvis.evaluation.pictures import Pictures, ask
 from brainvis.generation import Generator
 from brainvis.generation.cascade import refinement_stage, semantic_stage
 from brainvis.generation.text_embeddings import text_cosines
@@ -107,3 +109,17 @@ def line_geometry(coarse: Tensor, fine: Tensor) -> dict[str, list[float]]:
             pairs = [text_cosines(point[[row]], end[[row]]) for row in range(len(point))]
             found[name].append(torch.cat(pairs).mean().item())
     return found
+
+
+def names_seen(
+    judges: Judges, known: Sequence[str], pictures: Mapping[object, NDArray[np.uint8]]
+) -> dict[object, list[str]]:
+    """The class that the judge of generation accuracy sees in pictures (trial, height, width, 3), by their keys.
+
+    `known` are the names of its classes. Nothing without a judge.
+    """
+    if not (judges.classifier and pictures):
+        return {}
+    answers = ask(judges.classifier, *(Pictures(made[:, None], judges) for made in pictures.values()))
+    return {key: [known[place] for place in said["class"][:, 0].argmax(-1).tolist()]
+            for key, said in zip(pictures, answers, strict=True)}  # fmt: skip

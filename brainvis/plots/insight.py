@@ -31,6 +31,8 @@ def time_resolved_figure(
     data: EEGDataset, centres: Tensor, over_time: Mapping[str, Decoded], over_scalp: Mapping[str, Decoded]
 ) -> Figure:
     """Accuracy in each window after onset, and of each channel: a map where positions are known, else the best ones."""
+    if not over_time:
+        return style.empty_figure("No subject has both training and validation trials of two classes.")
     figure, axes = panels(1, 1 + len(over_scalp), height=3.0, width_ratios=(2.4, *[1] * len(over_scalp)))
     left, moments = axes[0], 1000 * centres.numpy()
     for name, decoded in over_time.items():
@@ -64,6 +66,8 @@ def time_resolved_figure(
 def quality_figure(quality: Mapping[int, Mapping[str, float]]) -> Figure:
     """Whose EEG tells the class: accuracy of each subject against the signal-to-noise ratio of the evoked response and
     the share of the variance that the class explains (`time_resolved.subject_quality`)."""
+    if not quality:
+        return style.empty_figure("No subject has both training and validation trials of two classes.")
     figure, axes = panels(1, 2, height=2.9, sharey=True)
     columns = {"evoked_snr_db": ("signal-to-noise ratio, evoked (dB)", 1)}
     columns["class_share"] = ("variance explained by the class, at its peak (%)", 100)
