@@ -58,7 +58,7 @@ def ablation_figure(scores: pd.DataFrame, subject: int) -> Figure:
         style.estimates(axis, groups, names, bars=True, labels=PICTURES_OF | {"fused": None})
         style.chance_line(axis, next(iter(rows.values()))["chance"])
         plt.setp(axis.get_xticklabels(), rotation=30, ha="right")
-        axis.set(title=f"{title}, subject {subject}", ylim=(0, 1))
+        axis.set(ylabel=title, title=f"subject {subject}", ylim=(0, 1))
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
