@@ -15,7 +15,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
-from brainvis.configuration import ABLATIONS, Configuration, configure
+from brainvis.configuration import ABLATIONS, PART_OF, SWEEPS, Configuration, combined, configure
 from brainvis.data import DATASETS
 from brainvis.files import (
     ROOT,
@@ -104,7 +104,7 @@ class Choice:
     def __post_init__(self) -> None:
         load_extensions()
         _check("dataset", self.dataset, DATASETS)
-        _check("ablation", self.ablation, ABLATIONS)
+        _check_ablation(self.ablation)
         _check("protocol", self.protocol, PROTOCOLS)
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:  # NumPy's seeds end there
             raise StudyError(f"seed is {self.seed!r}; it has to be a whole number from 0 on, below {2**32}")
@@ -199,7 +199,7 @@ class Choice:
     def _fingerprint(self, stage: str, subject: int | str, code: bool, original: bool) -> str:
         node, branch, settings = stage_named(stage), stage.removesuffix("_branch"), self.configuration
         read = {part: asdict(getattr(settings, part)) for part in node.reads}
-        if node is STAGES["frequency_branch"] and branch != "frequency":
+        if node is STAGES["frequency_branch"] and branch not in PART_OF:
             read = {"training": asdict(settings.frequency.training), "arguments": settings.encoders.get(branch)}
         if node.reads and settings.precision != "auto":  # "auto" is the machine's own affair
             read["precision"] = settings.precision
@@ -227,12 +227,14 @@ class Choice:
         return known[ablation]
 
     def owner(self, stage: str) -> str:
-        """The ablation in whose folder the run of `stage` lives: `full`, unless this one changes the result."""
+        """The ablation in whose folder the run of `stage` lives: `full`, unless this one changes the result; of a
+        combination, the first part that gives the same."""
         if self.ablation == "full" or stage in SUMMARIES:
             return "full"
-        full = self.with_ablation("full")
-        shared = self.fingerprint(stage, original=False) == full.fingerprint(stage, original=False)
-        return "full" if shared else self.ablation
+        result = self.fingerprint(stage, original=False)
+        others = (self.with_ablation(name) for name in combined(self.ablation)[:-1])
+        same = (other.ablation for other in others if other.fingerprint(stage, original=False) == result)
+        return next(same, self.ablation)
 
     # Where it is
 
@@ -330,6 +332,17 @@ def _notebook(stage: str) -> str:
 def _check(what: str, value: object, allowed) -> None:
     if value not in list(allowed) or isinstance(value, bool):  # a list, for what is no key of any table
         raise StudyError(f"{what} is {value!r}; it has to be one of: {', '.join(map(str, allowed))}")
+
+
+def _check_ablation(ablation: object) -> None:
+    known = [*ABLATIONS, *SWEEPS]
+    parts = ablation.split("+") if isinstance(ablation, str) else [ablation]
+    for part in parts:
+        _check("ablation", part if len(parts) > 1 else ablation, known)
+    ordered = sorted(set(parts) - ({"full"} if len(parts) > 1 else set()), key=known.index)
+    if parts != ordered:
+        once = "+".join(ordered) or "full"
+        raise StudyError(f"ablation is {ablation!r}; a combination names each part once, in this order: {once!r}")
 
 
 def load_extensions() -> None:

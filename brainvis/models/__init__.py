@@ -7,12 +7,13 @@ yours: `ENCODERS["mine"] = MyEncoder`.
 import inspect
 from pkgutil import resolve_name
 
-from brainvis.configuration import Configuration
+from brainvis.configuration import PART_OF, Configuration
 from brainvis.files import BrainvisError
 
 ENCODERS: dict[str, str | type] = {
     "time": "brainvis.models.time:TimeEncoder",
     "frequency": "brainvis.models.frequency:FrequencyEncoder",
+    "spectrum_cnn": "brainvis.models.spectrum_cnn:SpectrumCNN",
     "eegnet": "brainvis.models.eegnet:EEGNet",
     "shallow": "brainvis.models.shallow:ShallowFBCSPNet",
 }
@@ -38,8 +39,9 @@ def new_encoder(
     name: str, configuration: Configuration, n_chans: int, n_times: int, sfreq: float, n_outputs: int | None = None
 ):
     """An untrained `Encoder` with its part of the configuration: `time`, `frequency` or `encoders[name]`."""
-    ours = {"time": {"config": configuration.time}, "frequency": {"config": configuration.frequency}}
-    kind, options = encoder_class(name), ours.get(name) or configuration.encoders.get(name, {})
+    kind, options = encoder_class(name), configuration.encoders.get(name, {})
+    if name in PART_OF:
+        options = {"config": getattr(configuration, PART_OF[name])}
     try:
         inspect.signature(kind).bind(n_chans, n_times, sfreq, n_outputs, **options)
     except TypeError as error:
