@@ -16,7 +16,7 @@ from brainvis.data.dataset import EEGDataset
 from brainvis.evaluation.confounds import Audit
 from brainvis.models.time import MaskedPrediction
 from brainvis.plots import data as looks
-from brainvis.plots import decoding, images, style, summary, training
+from brainvis.plots import decoding, images, method, style, summary, training
 from brainvis.training import History
 
 PLAIN = ("red disc", "green disc", "blue ring", "black ring")
@@ -184,12 +184,16 @@ def figures(folder, names) -> dict[str, Figure]:
         ),
         "controls_figure": images.controls_figure(controls, titles, score(0.6), 0.02),
         "layout_figure": images.layout_figure(controls, titles),
-        "classification_figure": summary.classification_figure(rows()),
+        "classification_figure": summary.classification_figure(rows(), {1: 118, 2: 119}),
         "ablation_figure": summary.ablation_figure(rows(), 1),
         "differences_figure": summary.differences_figure(differences()),
-        "results_grid_figure": summary.results_grid_figure(pixels(2), pixels(2, 2), shown),
-        "wrong_figure": summary.wrong_figure(pixels(2), pixels(2), shown, wrong, errors),
-        "framework_figure": summary.framework_figure(several, data, (77, 768), {names[0]: pixels(1)[0]}),
+        "results_grid_figure": summary.results_grid_figure(
+            {"shown": pixels(2), "semantic": pixels(2), "refined": pixels(2), "ceiling": pixels(2)},
+            *(shown, wrong, {"semantic": shown, "refined": wrong}, "made up"),
+        ),
+        "wrong_figure": summary.wrong_figure(pixels(2), pixels(2), shown, wrong),
+        "errors_figure": summary.errors_figure(labels, labels.flip(0), words, errors),
+        "framework_figure": method.framework_figure(several, data, (77, 768), {"shown": pixels(1)[0]}),
     }
 
 
@@ -204,7 +208,7 @@ def drawn(request, tmp_path_factory):
 
 
 def test_every_figure_is_drawn(drawn):
-    modules = (looks, training, decoding, images, summary)
+    modules = (looks, training, decoding, images, method, summary)
     functions = {name for module in modules for name, _ in inspect.getmembers(module, inspect.isfunction)}
     assert {name for name in functions if name.endswith("_figure")} - {"empty_figure"} == set(drawn)
     assert all(isinstance(figure, Figure) and figure.axes for figure in drawn.values())

@@ -1,27 +1,23 @@
-"""Gathers the `results.json` of all runs into tables, and writes tables and figures with an index of their runs.
+"""Gathers the `results.json` of all runs into tables.
 
 A long table has one row a number, with the run it comes from; all others are arranged from it, so that no number is
-computed or copied twice. The same results give the same files, byte for byte.
+computed or copied twice.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from brainvis.configuration import ABLATIONS
 from brainvis.evaluation.pictures import METRICS
 from brainvis.evaluation.reported import reported_table
 from brainvis.evaluation.scores import confusion_matrix
-from brainvis.files import BrainvisError, runs_folder, write_aside, write_json
+from brainvis.files import BrainvisError, runs_folder
 from brainvis.graph import STAGES, stage_named
 from brainvis.study import Product, Study, StudyError
 
@@ -30,10 +26,7 @@ CLASSIFICATION = {"top1": ("CA top-1", 3), "top3": ("CA top-3", 3), "top5": ("CA
 NUMBERS = ("value", "low", "high", "chance", "p")  # of a score
 # Columns of pictures: what comes first, then every other metric that has a title.
 FIRST = ("generation_accuracy", "inception_score", "fid", "clip_similarity", "ssim", "pixel_correlation")
-COMPARED = ("torch", "diffusers", "transformers", "open_clip_torch", "mne")  # packages that numbers may depend on
 IDENTITY = ["subject", "ablation", "protocol"]  # columns
-# Of the files of a figure; what matplotlib would otherwise write into them.
-METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
 
 def gather_scores(study: Study) -> pd.DataFrame:
@@ -244,63 +237,3 @@ def as_text(words: str) -> str:
 def to_csv(frame: pd.DataFrame) -> str:
     """A table as CSV, numbers at full precision."""
     return frame.to_csv(index=False, lineterminator="\n")
-
-
-class Publication:
-    """A folder of figures (PNG and PDF) and texts, and its index: which runs each was made from."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.index: dict[str, dict] = {}
-
-    def add_figure(self, name: str, figure: Figure, caption: str, made_from: Sequence[Product]) -> Figure:
-        """Write `name`.png and .pdf, with the caveats of the runs that a figure is made from; return it to be shown."""
-        if warnings := caveats(made_from):
-            figure.text(1, 0, "\n".join(warnings), ha="right", va="bottom", fontsize=7)
-        for kind, metadata in METADATA.items():
-            write = partial(figure.savefig, format=kind, dpi=200, metadata=metadata)
-            self._add(f"{name}.{kind}", write, caption, made_from)
-        return figure
-
-    def add_text(self, file: str, text: str, caption: str, made_from: Sequence[Product]) -> None:
-        """Write a table or another text; `file` is its name with ending."""
-        self._add(file, lambda path: path.write_text(text, encoding="utf-8"), caption, made_from)
-
-    def write_index(self) -> dict[str, dict]:
-        """Write `figures.json`, and return it: name -> files, caption, and the runs with their fingerprints."""
-        write_json(self.folder / "figures.json", self.index)
-        return self.index
-
-    def _add(self, file: str, write: Callable, caption: str, made_from: Sequence[Product]) -> None:
-        write_aside(self.folder / file, write)
-        known = self.index.get(Path(file).stem, {"files": [], "made from": {}})
-        runs = known["made from"] | {run_of(product): product.results["fingerprint"] for product in made_from}
-        entry = {"files": [*known["files"], file], "caption": caption, "made from": dict(sorted(runs.items()))}
-        self.index[Path(file).stem] = entry
-
-
-def caveats(made_from: Sequence[Product]) -> list[str]:
-    """What has to be said of results on their face: permuted labels, test trials, others' weights, accepted runs, code
-    that was not committed, packages of other versions than the pinned ones or than those here."""
-    results = [product.results for product in made_from]
-    said = []
-    if any(result.get("configuration", {}).get("permuted_labels") for result in results):
-        said.append("PERMUTED LABELS: every score has to be at chance")
-    if any(result["study"]["protocol"] == "paper" for result in results):
-        said.append("paper protocol: epochs chosen on TEST trials")
-    if any(result.get("original") for result in results):
-        said.append("original weights of the paper's authors, not trained here")
-    made_with = [result.get("made_with", {}) for result in results]
-    if any(made.get("modified") for made in made_with):
-        said.append("made from a modified work tree")
-    others = dict.fromkeys(
-        f"{name} {found}" for made in made_with for name, found in made.get("not_pinned", {}).items()
-    )
-    said += [f"not the pinned versions: {', '.join(others)}"] if others else []
-    reasons = dict.fromkeys(entry["reason"] for result in results for entry in result.get("accepted") or ())
-    said += [f"accepted by hand: {reason}" for reason in reasons]
-    differing = []
-    for name, here in ((name, version(name)) for name in COMPARED):
-        others = {result.get("made_with", {}).get("packages", {}).get(name, here) for result in results} - {here}
-        differing += [f"{name} {', '.join(sorted(others))} (here {here})"] if others else []
-    return [*said, f"made with {', '.join(differing)}"] if differing else said
