@@ -14,7 +14,7 @@ import pytest
 
 from brainvis.configuration import ABLATIONS
 from brainvis.evaluation import report as tables
-from brainvis.evaluation.report import Publication, caveats
+from brainvis.evaluation.publication import Publication, caveats
 from brainvis.evaluation.reported import reported_table
 from brainvis.files import read_sealed, write_sealed
 from brainvis.generation import GENERATORS
