@@ -16,7 +16,7 @@ from brainvis.data.dataset import EEGDataset
 from brainvis.evaluation.confounds import Audit
 from brainvis.models.time import MaskedPrediction
 from brainvis.plots import data as looks
-from brainvis.plots import decoding, images, style, summary, training
+from brainvis.plots import decoding, images, method, style, summary, training
 from brainvis.training import History
 
 PLAIN = ("red disc", "green disc", "blue ring", "black ring")
@@ -189,7 +189,7 @@ def figures(folder, names) -> dict[str, Figure]:
         "differences_figure": summary.differences_figure(differences()),
         "results_grid_figure": summary.results_grid_figure(pixels(2), pixels(2, 2), shown),
         "wrong_figure": summary.wrong_figure(pixels(2), pixels(2), shown, wrong, errors),
-        "framework_figure": summary.framework_figure(several, data, (77, 768), {names[0]: pixels(1)[0]}),
+        "framework_figure": method.framework_figure(several, data, (77, 768), {"shown": pixels(1)[0]}),
     }
 
 
@@ -204,7 +204,7 @@ def drawn(request, tmp_path_factory):
 
 
 def test_every_figure_is_drawn(drawn):
-    modules = (looks, training, decoding, images, summary)
+    modules = (looks, training, decoding, images, method, summary)
     functions = {name for module in modules for name, _ in inspect.getmembers(module, inspect.isfunction)}
     assert {name for name in functions if name.endswith("_figure")} - {"empty_figure"} == set(drawn)
     assert all(isinstance(figure, Figure) and figure.axes for figure in drawn.values())
