@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from helpers.world import World
 
-from brainvis.evaluation.bootstrap import mean_interval
+from brainvis.evaluation.bootstrap import holm, mean_difference, mean_interval
 from brainvis.files import ROOT
 from brainvis.files.once import unchanging
 from brainvis.graph import Choice, stage_named
@@ -36,7 +36,7 @@ def made_up(stage, subject, rng):
         trials = {f"{kind}.generation_accuracy": np.round(rng.random(12), 4).tolist() for kind in kinds}
     else:
         kinds, paths = ("fused", "time", "frequency", "late", "linear") if stage == "fusion" else ("test",), TOPS
-        trials = {f"{kinds[0]}.top1": rng.integers(0, 2, 12).tolist()}
+        trials = {f"{kind}.top1": rng.integers(0, 2, 12).tolist() for kind in kinds if kind != "linear"}
     scores = {f"{kind}.{path}": rng.random() for kind in kinds for path in paths}
     made |= {"scores": scores, "chance": dict.fromkeys(trials, 0.25), "trials": trials}
     return made | {"images": list(range(12)), "labels": LABELS.tolist()}
@@ -101,10 +101,18 @@ def test_a_number_is_the_mean_over_seeds_and_trials_with_an_interval(study):
     found = line(study, "table6", "220", "top-1")
     values = of_parts(study, "codewords_220", "lmm_pretraining", "test.top1")
     assert found["value"] == pytest.approx(values.mean()) and found["trials"] == 12 and found["subjects"] == "all"
-    assert found["low"] < found["value"] < found["high"] and found["chance"] == 0.25
+    known = mean_interval(values, groups=np.arange(12), strata=LABELS)  # seeds, and trials
+    assert {key: found[key] for key in known} == pytest.approx(known) and found["chance"] == 0.25
     assert [float(value) for value in found["of_seeds"].split()] == pytest.approx(values.mean(1), abs=1e-4)
     whole = of_parts(study, "full", "lmm_pretraining", "test.top1")
-    assert line(study, "table6", "220", "top-1, difference")["value"] == pytest.approx((values - whole).mean())
+    rows = {row: of_parts(study, f"codewords_{row}", "lmm_pretraining", "test.top1") for row in ("220", "330", "990")}
+    rows["0"] = of_parts(study, "codewords_none", "lmm_pretraining", "test.top1")
+    known = {row: mean_difference(of - whole, groups=np.arange(12), strata=LABELS) for row, of in rows.items()}
+    corrected = holm({row: score["p"] for row, score in known.items()})  # one family
+    for row, score in known.items():
+        found = line(study, "table6", row, "top-1, difference")
+        assert {key: found[key] for key in score} == pytest.approx(score)
+        assert found["p_holm"] == pytest.approx(corrected[row])
     assert not lines(study, "table6", "660", "top-1, difference")  # with which the others are compared
 
 
@@ -123,22 +131,6 @@ def test_subjects_are_averaged_and_stand_by_themselves_where_asked(study):
     assert line(study, "targets", "captions alone", "GA")["value"] == pytest.approx(few.mean())
     other = of_parts(study, "targets_fine", "alignment", "retrieval.caption within class.top1", 1)
     assert line(study, "targets", "captions alone", "caption within class")["value"] == pytest.approx(other.mean())
-
-
-def test_the_interval_holds_seeds_and_whole_pictures(study):
-    rng = np.random.default_rng(0)
-    images, labels = np.arange(400) // 4, np.arange(400) // 40
-
-    def width(values):
-        return (found := study.interval(values, images, labels))["high"] - found["low"]
-
-    alike = (rng.random((3, 400)) < 0.5).astype(float)
-    apart = np.stack([rng.random(400) < share for share in (0.2, 0.5, 0.8)]).astype(float)
-    assert width(apart) > 3 * width(alike)
-    pictures = np.repeat(rng.random(100) < 0.5, 4)[None].astype(float)  # four trials that are one
-    assert width(pictures) > 1.5 * width(rng.permuted(pictures, axis=1))
-    one, known = study.interval(alike[:1], images, labels), mean_interval(alike[0], groups=images, strata=labels)
-    assert one == pytest.approx(known)
 
 
 def test_parts_that_do_not_fit_are_refused(study, tmp_path):
@@ -167,7 +159,7 @@ def test_people_read_measured_and_reported_apart(study, tmp_path):
     found, difference = (line(study, "table6", "220", measure) for measure in ("top-1", "top-1, difference"))
     assert "{value:.3f} [{low:.3f}, {high:.3f}]".format(**found) in six[0]
     points = {key: 100 * difference[key] for key in ("value", "low", "high")}
-    assert "{value:+.1f} [{low:+.1f}, {high:+.1f}]".format(**points) in six[0]
+    assert "{value:+.1f} [{low:+.1f}, {high:+.1f}], p ".format(**points) in six[0]
     assert "0.300 [0.200, 0.400]" in sections[4]  # of the study of pre-training
     assert (study.place / "sweeps.png").stat().st_size > 20_000 and (study.place / "sweeps.pdf").exists()
     with pytest.raises(SystemExit, match="no tables yet: run snakemake tables_study"):
