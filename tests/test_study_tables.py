@@ -161,6 +161,7 @@ def test_people_read_measured_and_reported_apart(study, tmp_path):
     points = {key: 100 * difference[key] for key in ("value", "low", "high")}
     assert "{value:+.1f} [{low:+.1f}, {high:+.1f}], p ".format(**points) in six[0]
     assert "0.300 [0.200, 0.400]" in sections[4]  # of the study of pre-training
+    assert "Not run: 25 % of the same, " in sections[4] and "SSVEP recordings" in sections[4]
     assert (study.place / "sweeps.png").stat().st_size > 20_000 and (study.place / "sweeps.pdf").exists()
     with pytest.raises(SystemExit, match="no tables yet: run snakemake tables_study"):
         study.show(tmp_path)

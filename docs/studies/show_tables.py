@@ -67,6 +67,8 @@ def section(name: str, frame: pd.DataFrame) -> str:
     size += [whose.get(who, f"subjects {who.replace(' ', ' and ')}") for who in map(str, subjects)][-1:]
     against = f" Differences are from *{TABLES[name]['against']}*." if "against" in TABLES[name] else ""
     parts = [f"## {TABLES[name]['title']}", f"Measured: {', '.join(size)}.{against}", to_markdown(measured).rstrip()]
+    if without := [row for row in TABLES[name].get("pretraining", ()) if row not in set(frame["row"])]:
+        parts.append(f"Not run: {', '.join(without)}.")
     if name.startswith("table"):
         reported = reported_table(int(name.removeprefix("table")))
         origin = reported[["data set", "protocol", "source"]].drop_duplicates().iloc[-1]
