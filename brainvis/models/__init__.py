@@ -5,6 +5,7 @@ yours: `ENCODERS["mine"] = MyEncoder`.
 """
 
 import inspect
+from importlib.util import find_spec
 from pkgutil import resolve_name
 
 from brainvis.configuration import PART_OF, Configuration
@@ -33,6 +34,18 @@ def encoder_class(name: str) -> type:
         f"there is no encoder {name!r}; there are {', '.join(ENCODERS)}, and braindecode.<Model> where braindecode is "
         "installed. To add your own: from brainvis.models import ENCODERS; ENCODERS['mine'] = MyEncoder"
     )
+
+
+def encoder_module(name: str) -> str:
+    """Dotted name of the module that an encoder comes from, without importing it; EncoderError lists those there are."""
+    if name.startswith("braindecode."):
+        if find_spec("braindecode") is None:
+            raise EncoderError(f"the branch {name!r} needs braindecode, which is not installed: pip install it")
+        return "brainvis.models.braindecode"
+    if name not in ENCODERS:
+        raise EncoderError(f"a branch is {name!r}; it has to be one of: {', '.join(ENCODERS)}")
+    entry = ENCODERS[name]
+    return entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
 
 
 def new_encoder(
