@@ -377,7 +377,7 @@ def test_real_ssvep_recordings(tmp_path):
     (tmp_path / "recordings.yml").write_text((ROOT / "brainvis" / "data" / "ssvep_exo.yml").read_text())
     data = load(tmp_path)
     assert len(data.subjects.unique()) == 7 and len(data.channels) == 8 and len(data.class_names) == 4
-    assert len(data.splits["test"]) == 7 * 32 and data.trials.shape[-1] == 3 * data.sampling_rate
+    assert len(data.splits["test"]) == 7 * 32 and data.trials.shape[-1] == 5 * data.sampling_rate
     assert any("subject07/20120711-153308_raw.fif holds the same samples" in note for note in data.notes)
     assert any("same order" in note for note in data.notes)
     found = linear_baseline(data, data.partition("clean"), frequencies=[13, 17, 21])

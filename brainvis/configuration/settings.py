@@ -49,6 +49,10 @@ class Training:
     optimiser: Literal["adam", "adamw"] = "adamw"
     weight_decay: NotNegative = 0.01  # AdamW's default, as in the release
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: one warm-up epoch, then down to zero
+    # Of classifiers alone. auto: balanced where one class has more than twice as many training trials as another
+    class_weights: Literal["auto", "balanced", "none"] = "auto"
+    time_shift: NotNegative = 0.0  # augmentation: the most by which a training trial is moved, in seconds
+    channel_dropout: Dropout = 0.0  # augmentation: probability that a channel of a training trial is set to zero
 
 
 @settings

@@ -22,6 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from brainvis.data.dataset import EEGDataset
+from brainvis.data.order import cut_before, order_note, seconds_before
 from brainvis.data.recordings_checks import check_file, check_header
 from brainvis.data.recordings_files import Recording, RecordingsSettings, find_recordings
 from brainvis.data.source import DatasetError
@@ -53,6 +54,9 @@ def cut_recordings(folder: Path, values: RecordingsSettings, fingerprint: str) -
     events = {recording: read_events(recording, header) for recording, header in headers.items()}
     events = keep_events(events, headers, values, notes)
 
+    onsets = {one: np.array([sample for sample, _ in table]) for one, table in events.items()}
+    early = seconds_before([onsets[one] / header.info["sfreq"] for one, header in headers.items()], values)
+
     parts, keys, seen, sessions = [], [], {}, {}
     for recording in tqdm(recordings, desc="reading recordings", disable=len(recordings) < 5):
         name = recording.file.relative_to(folder)
@@ -63,26 +67,26 @@ def cut_recordings(folder: Path, values: RecordingsSettings, fingerprint: str) -
             notes.append(f"{name} holds the same samples as {seen[content]} and is left out.")
             continue
         with readable(recording.file):
+            before = cut_before(raw.copy(), onsets[recording], early, channels, rate, values) if early else None
             trials, lengths, good = cut_trials(raw, events[recording], channels, rate, values)
         if bad := len(events[recording]) - len(good):
             notes.append(f"{name}: {bad} trials left out, marked bad in the recording.")
         keys += [events[recording][trial][1] for trial in good]
         session = sessions.setdefault((recording.subject, recording.session), len(sessions))
-        parts.append((trials, lengths, np.full(len(good), recording.subject), np.full(len(good), session)))
-    trials, lengths, subjects, session = map(np.concatenate, zip(*parts, strict=True))
+        before = before[good] if early else np.zeros((len(good), 0, 0), np.float32)
+        parts.append((trials, lengths, before, np.full(len(good), recording.subject), np.full(len(good), session)))
+    trials, lengths, before, subjects, session = map(np.concatenate, zip(*parts, strict=True))
 
     labels = np.array([values.class_names.index(values.classes[key]) for key in keys])
     order = pd.Series(subjects).groupby(subjects).cumcount().to_numpy()
     splits = split_by_session(labels, subjects, session, notes)
-    sequences = [tuple(labels[session == one]) for one in np.unique(session)]
-    if len(set(sequences)) == 1 < len(sequences):
-        drift = "slow drift (fatigue, drying electrodes) may count as class"
-        notes.append(f"Every session shows the classes in the same order, so that time tells the class: {drift}.")
+    notes += filter(None, [order_note(labels, order, session)])
     if values.standardise == "channel":
         known = "no labels are used, but the level of the whole recording, test trials included, is"
         notes.append(f"Each recording's channels are standardised by their own mean and deviation: {known}.")
     images, image_ids, captions = _images(keys, values, splits, notes)
     of_trial = {"labels": labels, "subjects": subjects, "images": images, "lengths": lengths, "order": order}
+    of_trial["sessions"] = session
     return EEGDataset(
         name="recordings",
         trials=torch.from_numpy(trials),
@@ -97,6 +101,8 @@ def cut_recordings(folder: Path, values: RecordingsSettings, fingerprint: str) -
         splits={name: torch.from_numpy(index) for name, index in splits.items()},
         fingerprint=fingerprint,
         notes=tuple(notes),
+        before=torch.from_numpy(before) if early else None,
+        flicker=values.flicker,
         **{name: torch.from_numpy(column.astype(np.int64)) for name, column in of_trial.items()},
     )
 

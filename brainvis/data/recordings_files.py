@@ -61,9 +61,11 @@ class RecordingsSettings(FileSettings):
     # None: all EEG channels that the recordings share
     channels: tuple[str, ...] | None = Field(None, description="a list of names such as [Oz, O1, O2]", min_length=1)
     standardise: Literal["channel", "none"] = "channel"  # none: microvolts
+    # of lights, where the classes are lights that flicker: baselines then look for responses to them
+    flicker: tuple[Hertz, ...] = Field((), description="a positive number in hertz, or a list of them")
     images: Images | None = Field(None, description="a table with folder and events")
 
-    @field_validator("notch", mode="before")
+    @field_validator("notch", "flicker", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return value if isinstance(value, list) else [value]
