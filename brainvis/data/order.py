@@ -76,7 +76,7 @@ def cut_before(
 ) -> np.ndarray:
     """The samples just before each event (trial, channel, time), float32, of a loaded recording, which is changed.
 
-    Filtered by a causal filter (minimum phase), unlike the trials: nothing after an event can leak into what was before.
+    Unlike the trials they are filtered causally (minimum phase): nothing after an event can leak into what was before.
     `onsets` are samples counted from the recording's first. Each channel gets mean 0 and deviation 1.
     """
     table = np.array([[sample + raw.first_samp, 0, trial] for trial, sample in enumerate(onsets)])

@@ -1,8 +1,8 @@
 """Baselines: what plain classifiers read from the same trials and the same split, and what they read from nothing.
 
-A deep model that does not beat these has learned nothing that needs depth; and where none of them is above chance, there
-may be nothing to learn from so few trials. None is chosen: all are shown. Two of them read what cannot hold a response,
-the place of a trial in its session and the samples before the event: what they know is no brain's answer.
+A deep model that does not beat these has learned nothing that needs depth; and where none of them is above chance,
+there may be nothing to learn from so few trials. None is chosen: all are shown. Two of them read what cannot hold a
+response, the place of a trial in its session and the samples before the event: what they know is no brain's answer.
 """
 
 import warnings

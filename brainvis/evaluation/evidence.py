@@ -1,4 +1,4 @@
-"""How much the trials of a study can show: what is by chance, which trials are evidence of their own, and how few choose.
+"""How much the trials of a study can show: what is by chance, which are evidence of their own, and how few choose.
 
 A test part in which one class has seven trials of eight is named rightly seven times of eight by somebody who never
 looks at it. Two windows that share samples are one observation. An epoch that is chosen by four trials is chosen by
@@ -68,7 +68,7 @@ def p_above_chance(predictions: ArrayLike, labels: ArrayLike, groups: ArrayLike 
     units = len(np.unique(tied)) + int((groups < 0).sum())
     if units == len(labels):
         value, reached = balanced_accuracy(predictions, labels), 0
-        rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
+        rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
         for some in np.array_split(np.arange(EXCHANGES), 1 + EXCHANGES * len(labels) // AT_ONCE):
             exchanged = rng.permuted(np.tile(labels, (len(some), 1)), axis=1)  # (exchange, trial)
             found = (_weights(labels, exchanged) * (predictions == exchanged)).sum(1)

@@ -1,4 +1,4 @@
-"""Features of EEG that the field has read for decades: band powers, responses to flicker, short-time means, covariances."""
+"""Features of EEG that have been read for decades: band powers, responses to flicker, short-time means, covariances."""
 
 from collections.abc import Sequence
 
@@ -83,8 +83,8 @@ def short_time_means(trials: Tensor, sampling_rate: float) -> Tensor:
 def tangent_vectors(trials: Tensor, train: Tensor, sampling_rate: float, frequencies: Sequence[float] = ()) -> Tensor:
     """Covariances of channels in the space tangent to their mean over training trials: (b, c, t) -> (b, c (c + 1) / 2).
 
-    With `frequencies` of flicker (hertz) the signals in a narrow band around each stand in for the channels, so that the
-    covariances hold the power of each (Congedo et al. 2013). Of more than `MOST_COMPONENTS` channels, so many principal
+    With `frequencies` of flicker (hertz) the signals in a narrow band around each stand in for the channels, so that
+    the covariances hold the power of each (Congedo et al. 2013). Of more than `MOST_COMPONENTS` channels, so many principal
     components of the training trials are taken. Ledoit-Wolf shrinkage, Riemannian mean: Barachant et al. 2012, IEEE
     Trans. Biomed. Eng. 59, 920-928.
     """

@@ -51,8 +51,10 @@ def gather_scores(study: Study) -> pd.DataFrame:
 
 
 def gather_runs(study: Study, *stages: str) -> list[Product]:
-    """The runs of these stages, or of all, that are up to date."""
-    return [product for stage in stages or dict.fromkeys([*STAGES, *study.stages]) for product in study.gather(stage)]
+    """The runs of these stages, or of all, that are up to date; those of sweeps and combinations have tables of their
+    own (docs/studies)."""
+    found = (run for stage in stages or dict.fromkeys([*STAGES, *study.stages]) for run in study.gather(stage))
+    return [run for run in found if run.results["study"]["ablation"] in ABLATIONS]
 
 
 def run_of(product: Product) -> str:

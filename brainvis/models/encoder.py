@@ -9,6 +9,7 @@ from torch.nn import functional
 from brainvis.configuration import Training
 from brainvis.models.augmentation import augmented
 
+
 class Encoder(nn.Module):
     """EEG -> embedding. Subclasses set `width`, build layers, call `add_classifier(n_outputs)`, and define `embed`.
 
