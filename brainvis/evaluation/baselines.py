@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.linalg import cholesky, solve_triangular
 from scipy.stats import binomtest
@@ -89,12 +90,13 @@ def baselines(data: EEGDataset, partition: Partition, highest: float | None = No
 
 
 def scored(logits: dict[str, Tensor], labels: Tensor, groups: Tensor | None = None, seed: int = 0) -> dict[str, dict]:
-    """`classification_scores` of each, with "p" and what `p_above_chance` says besides under "evidence"."""
-    return {
-        name: classification_scores(values, labels, seed=seed, groups=groups)
-        | {"evidence": p_above_chance(values.argmax(1), labels, groups, seed)}
-        for name, values in logits.items()
-    }
+    """`classification_scores` of each, and under "evidence" what `p_above_chance` says."""
+    found = {}
+    for name, values in logits.items():
+        found[name] = classification_scores(values, labels, seed=seed, groups=groups)
+        found[name]["evidence"] = p_above_chance(values.argmax(1), labels, groups, seed)
+        found[name]["balanced_accuracy"]["p"] = found[name]["evidence"]["p"]
+    return found
 
 
 def best_of(scores: dict[str, dict]) -> str:
@@ -119,6 +121,35 @@ def verdict(scores: dict[str, dict]) -> str:
         said += f" BUT the {CONFOUNDS[name]} alone, which holds no response, reads {_balanced(scores[name]):.1%}"
         said += f" ({evidence_text(scores[name]['evidence'])})."
     return said
+
+
+def ahead(plain: dict[str, dict], name: str, network: dict) -> str:
+    """Who of a network and the best baseline is ahead in balanced accuracy, in words; inside an interval is no gain."""
+    best = best_of(plain)
+    of_plain, of_network = plain[best]["balanced_accuracy"], network["balanced_accuracy"]
+    shown = "balanced {value:.1%} [{low:.1%}, {high:.1%}]"
+    said = f"{name}: {shown.format(**of_network)}; best baseline, {BASELINES[best]}: {shown.format(**of_plain)}."
+    if of_network["value"] == of_plain["value"]:
+        return f"{said} Neither is ahead."
+    inside = of_plain["low"] <= of_network["value"] <= of_plain["high"]
+    first = name if of_network["value"] > of_plain["value"] else f"the baseline ({best})"
+    return f"{said} Ahead: {first}{', within the interval of the baseline' if inside else ''}."
+
+
+def table(plain: dict[str, dict], networks: dict[str, dict]) -> pd.DataFrame:
+    """Networks, baselines and confounds, a row each, as people read them: scores with intervals, chance and p."""
+    shown, rows = {"balanced_accuracy": "balanced accuracy", "auc": "AUC", "top1": "accuracy"}, {}
+    for name, score in (networks | plain).items():
+        kind = "reads no response" if name in CONFOUNDS else "baseline" if name in plain else "network"
+        cells = {
+            title: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**score[key])
+            for key, title in shown.items()
+            if key in score
+        }
+        p = evidence_text(score["evidence"]).removeprefix("p ").removeprefix("= ")
+        rows[(BASELINES | CONFOUNDS).get(name, name)] = {"kind": kind, **cells, "p": p}
+    chances = {title: f"{score[key]['chance']:.3f}" for key, title in shown.items() if key in score}
+    return pd.DataFrame(rows | {"by chance": {"kind": "", **chances, "p": ""}}).T
 
 
 def linear_baseline(

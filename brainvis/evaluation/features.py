@@ -84,7 +84,7 @@ def tangent_vectors(trials: Tensor, train: Tensor, sampling_rate: float, frequen
     """Covariances of channels in the space tangent to their mean over training trials: (b, c, t) -> (b, c (c + 1) / 2).
 
     With `frequencies` of flicker (hertz) the signals in a narrow band around each stand in for the channels, so that
-    the covariances hold the power of each (Congedo et al. 2013). Of more than `MOST_COMPONENTS` channels, so many principal
+    covariances hold the power of each (Congedo et al. 2013). Of more than `MOST_COMPONENTS` channels, so many principal
     components of the training trials are taken. Ledoit-Wolf shrinkage, Riemannian mean: Barachant et al. 2012, IEEE
     Trans. Biomed. Eng. 59, 920-928.
     """

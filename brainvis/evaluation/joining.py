@@ -8,7 +8,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from brainvis.configuration import Configuration, Training
-from brainvis.data.dataset import EEGDataset
+from brainvis.data.dataset import EEGDataset, Partition
 from brainvis.evaluation.evidence import FEW
 from brainvis.models import new_encoder
 from brainvis.models.encoder import ClassificationObjective, Encoder
@@ -61,14 +61,11 @@ def cross_validated(
     """Class scores (trial, class) of joint training and its `rivals` for `trials` that were left out, in `FOLDS` folds.
 
     Everything is trained anew without the fold, on the others alone, to the last epoch: what notebooks 02 and 03 left
-    has met most of these trials. `time` is the time branch as pre-training left it, which has seen no label. Empty where
-    a class has a single trial.
+    has met most of these trials. `time` is the time branch as pre-training left it, which has seen no label.
     """
     labels, classes = data.labels[trials], len(data.class_names)
-    counts = labels.bincount()
-    if (parts := min(FOLDS, int(counts[counts > 0].min()))) < 2:
-        return {}
-    splitter, logits = StratifiedKFold(parts, shuffle=True, random_state=seed), {}
+    splitter = StratifiedKFold(min(FOLDS, _fewest(labels)), shuffle=True, random_state=seed)
+    logits: dict[str, Tensor] = {}
     for inside, outside in splitter.split(trials, labels):
         known, asked = trials[inside], trials[outside]
 
@@ -99,14 +96,21 @@ def cross_validated(
     return logits
 
 
-def few(validation: Tensor) -> bool:
-    """Whether validation trials (trial,) are too few to choose between joint training and its rivals."""
-    return len(validation) < FEW
+def judges(data: EEGDataset, partition: Partition) -> Tensor:
+    """The trials that choose between joint training and its rivals: the validation trials, or, where these are too few,
+    those of training, too, each left out once (`cross_validated`)."""
+    both = torch.cat([partition.train, partition.validation])
+    can = partition.honest and _fewest(data.labels[both]) > 1
+    return both if can and len(partition.validation) < FEW else partition.validation
 
 
 def better_one(values: Mapping[str, float]) -> str:
     """Joint training where it is better than each of its rivals, else the best of these, late fusion first."""
-    rival = max(
-        (name for name in values if name != JOINT), key=lambda name: (values[name], name == LATE), default=JOINT
-    )
+    others = [name for name in values if name != JOINT]
+    rival = max(others, key=lambda name: (values[name], name == LATE), default=JOINT)
     return JOINT if values[JOINT] > values.get(rival, float("-inf")) else rival
+
+
+def _fewest(labels: Tensor) -> int:
+    counts = labels.bincount()
+    return int(counts[counts > 0].min())

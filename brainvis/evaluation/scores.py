@@ -27,21 +27,21 @@ TOP = (1, 3, 5)
 def classification_scores(
     logits: ArrayLike, labels: ArrayLike, n_bootstrap: int = RESAMPLES, seed: int = 0, groups: ArrayLike | None = None
 ) -> dict:
-    """Accuracy, balanced accuracy and macro F1 of logits (trial, class) for right classes (trial,), of two classes AUC; of
-    several seeds, (seed, trial, class), the means over seeds, with intervals that contain them, see
-    `bootstrap.over_seeds`.
+    """Accuracy, balanced accuracy and macro F1 of logits (trial, class) for right classes (trial,), of two classes the
+    area under the ROC curve; of several seeds, (seed, trial, class), the means over seeds, with intervals that contain
+    them, see `bootstrap.over_seeds`.
 
     Resamples are drawn within the right classes, so that none is without trials, and of whole `groups` (trial,), the
     picture that each trial shows; see `bootstrap.resample_weights`. Even so macro F1 is lower in resamples than in the
     trials themselves, as an F1 of few trials falls more by a miss than it gains by a hit; its interval says how far it
     scatters, so that the mean of the resamples is moved to the value.
 
-    Returns `top1`, `top3`, `top5`, the latter two only where at least 2 k classes are told apart, as naming half of them
-    says nothing; `balanced_accuracy`, the mean over the classes that occur of how often each is told; `auc`, where two
-    are told apart and both occur: how often a trial of the second class is rated above one of the first; `macro_f1`
-    over the classes that occur among labels or predictions, as in scikit-learn; `trials`, `classes`. All but F1 have
-    their "chance": of top-k it is that of always naming the k most frequent classes of these trials. ValueError: no
-    trials, shapes that do not fit, logits that are not finite, labels out of range.
+    Returns `top1`, `top3`, `top5`, the latter two only where at least 2 k classes are told apart, as naming half of
+    them says nothing; `balanced_accuracy`, the mean over the classes that occur of how often each is told; `auc`, where
+    two are told apart and both occur: how often a trial of the second class is rated above one of the first;
+    `macro_f1` over the classes that occur among labels or predictions, as in scikit-learn; `trials`, `classes`. All but
+    F1 have their "chance": of top-k it is that of always naming the k most frequent classes of these trials.
+    ValueError: no trials, shapes that do not fit, logits that are not finite, labels out of range.
     """
     resampled, labels, classes = _resampled(logits, labels, n_bootstrap, seed, groups)
     scores = {name: interval(*values) for name, values in resampled.items()}
@@ -74,8 +74,8 @@ def paired_difference(
     """How much better one classifier is than another on the same trials: paired bootstrap of score - other score, of
     several seeds by seed and trial.
 
-    Returns {"value", "low", "high", "p"} for each of `classification_scores`, see `bootstrap.interval_and_p`; logits and
-    resamples are the same.
+    Returns {"value", "low", "high", "p"} for each of `classification_scores`, see `bootstrap.interval_and_p`; logits
+    and resamples are the same.
     """
     if np.ndim(logits) != np.ndim(other) or len(logits) != len(other):
         raise ValueError(f"logits {np.shape(logits)} and {np.shape(other)} have to be of the same seeds and trials")
@@ -278,4 +278,8 @@ def scores_by_subject(
 def as_table(scores: dict[str, dict]) -> pd.DataFrame:
     """Results of `classification_scores` by name: a row each, values with their intervals as text."""
     cell = "{value:.3f} [{low:.3f}, {high:.3f}]"
-    return pd.DataFrame(scores).drop(index=["trials", "classes"]).map(lambda score: cell.format(**score)).T
+    scores = {
+        name: {key: score for key, score in of.items() if isinstance(score, dict) and "value" in score}
+        for name, of in scores.items()
+    }
+    return pd.DataFrame(scores).map(lambda score: cell.format(**score), na_action="ignore").fillna("").T

@@ -1,4 +1,4 @@
-"""Augmentation of training trials: what a small change of time or electrodes leaves as it was, a network may not miss."""
+"""Augmentation of training trials: moved a little in time, without some of their channels."""
 
 import torch
 from torch import Tensor

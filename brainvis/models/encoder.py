@@ -78,6 +78,12 @@ class ClassificationObjective:
         """What `fit` chooses the epoch by."""
         return ("balanced_accuracy" if unequal(self.train) else "accuracy", "max")
 
+    def score(self, scores: Tensor, labels: Tensor) -> float:
+        """What the epoch is chosen by, of class scores (trial, class) of any trials with these labels (trial,)."""
+        right = (scores.argmax(1) == labels).double()
+        weights = class_weights(labels, labels) if unequal(self.train) else 1
+        return (right * weights).mean().item()
+
     def __call__(self, model: nn.Module, trials: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if model.training:
             trials = augmented(trials, self.sfreq, self.training.time_shift, self.training.channel_dropout)

@@ -14,24 +14,28 @@ from brainvis.plots import style
 from brainvis.plots.style import WIDTH, Pixels, empty_figure, panels
 
 COLOURS_OF_MEASURES = {"CA top-1": "fused", "GA": "refined"}
+TITLES = {"top1": "top-1", "top3": "top-3", "top5": "top-5", "balanced_accuracy": "balanced accuracy"}
 PICTURES_OF = {"semantic": "semantic stage alone", "refined": "after refinement"}
 
 
 def classification_figure(scores: pd.DataFrame) -> Figure:
-    """Top-1, top-3 and top-5 accuracy of every branch and of fusion, by subject, with 95 % intervals."""
+    """Top-1, top-3 and top-5 accuracy of every branch and of fusion, by subject, with 95 % intervals; where there are so
+    few classes that top-3 says nothing, top-1 and balanced accuracy."""
     scores = scores[(scores["stage"] == "fusion") & (scores["ablation"] == "full")]
     if scores.empty:
         return empty_figure("No run of the fusion stage is there yet.")
     tops = scores.loc[scores["score"].str.endswith(".top1"), "score"].str.removesuffix(".top1")
-    features = [name for name in tops.unique() if name != "linear" and not name.startswith("difference.")]
+    features = [name for name in tops.unique() if not name.startswith(("baselines.", "difference."))]
     subjects = {subject: f"subject {subject}" for subject in sorted(scores["subject"].unique())}
-    figure, axes = panels(1, 3, sharey=True)
-    for axis, top in zip(axes, ("top1", "top3", "top5"), strict=True):
+    there_are = [top for top in ("top1", "top3", "top5") if (scores["score"] == f"fused.{top}").any()]
+    measures = there_are if len(there_are) > 1 else ["top1", "balanced_accuracy"]
+    figure, axes = panels(1, len(measures), sharey=True)
+    for axis, top in zip(axes, measures, strict=True):
         groups = {feature: _by(scores, "subject", f"{feature}.{top}") for feature in features}
         style.estimates(axis, groups, subjects, bars=True)
         chance = next(iter(groups["fused"].values()))["chance"]
         style.chance_line(axis, chance, label="chance")  # another in each panel
-        axis.set(title=top.replace("p", "p-"), ylim=(0, 1))
+        axis.set(title=TITLES[top], ylim=(0, 1))
     axes[0].set_ylabel("classification accuracy")
     axes[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
