@@ -56,6 +56,8 @@ def cut_recordings(folder: Path, values: RecordingsSettings, fingerprint: str) -
 
     onsets = {one: np.array([sample for sample, _ in table]) for one, table in events.items()}
     early = seconds_before([onsets[one] / header.info["sfreq"] for one, header in headers.items()], values)
+    if not early:
+        notes.append("Between trials there is no time to speak of: what was recorded before the events is not tested.")
 
     parts, keys, seen, sessions = [], [], {}, {}
     for recording in tqdm(recordings, desc="reading recordings", disable=len(recordings) < 5):

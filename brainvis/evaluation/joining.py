@@ -108,7 +108,7 @@ def better_one(values: Mapping[str, float]) -> str:
     """Joint training where it is better than each of its rivals, else the best of these, late fusion first."""
     others = [name for name in values if name != JOINT]
     rival = max(others, key=lambda name: (values[name], name == LATE), default=JOINT)
-    return JOINT if values[JOINT] > values.get(rival, float("-inf")) else rival
+    return JOINT if values.get(JOINT, 0.0) > values.get(rival, -1.0) else rival
 
 
 def _fewest(labels: Tensor) -> int:
