@@ -61,7 +61,9 @@ def test_a_block_design_is_raised_by_time_and_by_drift_only_if_there_is_some():
     still, moving = audited(block=True), audited(block=True, drift=1.0)
     assert confounds.flags(still) == {"time alone": True, "succession": True, "slow drift": False}
     assert all(confounds.flags(moving).values())
-    assert still["succession"].value == pytest.approx(1 - (EACH - 1) / (CLASSES * EACH - 1))  # beyond what is expected
+    assert still["succession"].value == pytest.approx(
+        1 - (EACH - 1) / (CLASSES * EACH - 1), abs=0.01
+    )  # beyond what is expected
     assert moving["time alone"].value > 0.9 and moving["slow drift"].value > 0.4
     assert "in 3 of 3 audits" in confounds.verdict(moving) and "by chance 1" in confounds.verdict(moving)
     assert moving["slow drift"].p == moving["slow drift"].score["p_floor"] == 1 / 200

@@ -185,11 +185,15 @@ def figures(folder, names) -> dict[str, Figure]:
         ),
         "controls_figure": images.controls_figure(controls, titles, score(0.6), 0.02),
         "layout_figure": images.layout_figure(controls, titles),
-        "classification_figure": summary.classification_figure(rows()),
+        "classification_figure": summary.classification_figure(rows(), {1: 118, 2: 119}),
         "ablation_figure": summary.ablation_figure(rows(), 1),
         "differences_figure": summary.differences_figure(differences()),
-        "results_grid_figure": summary.results_grid_figure(pixels(2), pixels(2, 2), shown),
-        "wrong_figure": summary.wrong_figure(pixels(2), pixels(2), shown, wrong, errors),
+        "results_grid_figure": summary.results_grid_figure(
+            {"shown": pixels(2), "semantic": pixels(2), "refined": pixels(2), "ceiling": pixels(2)},
+            *(shown, wrong, {"semantic": shown, "refined": wrong}, "made up"),
+        ),
+        "wrong_figure": summary.wrong_figure(pixels(2), pixels(2), shown, wrong),
+        "errors_figure": summary.errors_figure(labels, labels.flip(0), words, errors),
         "framework_figure": method.framework_figure(several, data, (77, 768), {"shown": pixels(1)[0]}),
     }
 

@@ -1,4 +1,4 @@
-"""Small and unequal data: weighed classes, augmentation, baselines of all kinds, and the better one of what was joined."""
+"""Small and unequal data: weighed classes, augmentation, baselines of all kinds, the better one of what was joined."""
 
 from dataclasses import replace
 
@@ -66,7 +66,9 @@ def test_augmentation_moves_trials_drops_channels_and_leaves_validation_alone():
     trials = torch.randn(64, 4, 50)
     assert augmented(trials, 100.0) is trials
     moved = augmented(trials, 100.0, time_shift=0.03)
-    found = [[torch.equal(new, old.roll(by, -1)) for by in range(-3, 4)] for new, old in zip(moved, trials, strict=True)]
+    found = [
+        [torch.equal(new, old.roll(by, -1)) for by in range(-3, 4)] for new, old in zip(moved, trials, strict=True)
+    ]
     assert all(sum(one) == 1 for one in found) and len({one.index(True) for one in found}) == 7
     dropped = augmented(trials, 100.0, channel_dropout=0.25)
     kept = dropped.abs().sum(-1) > 0

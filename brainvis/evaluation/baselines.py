@@ -52,6 +52,15 @@ BASELINES = {
 }
 
 
+SHORT = {"band_power": "band power", "short_time_means": "short-time means", "covariances": "covariances"}
+SHORT |= {
+    "flicker": "flicker SNR",
+    "correlation": "flicker CCA",
+    "place": "place alone",
+    "before_onset": "before onset",
+}
+
+
 @dataclass(frozen=True)
 class Split:
     """Labels and places of the trials that a baseline learns from and is asked for."""

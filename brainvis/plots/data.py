@@ -156,6 +156,8 @@ def order_figure(data: EEGDataset, found: Successions) -> Figure:
         label="in random order, 95 %",
     )
     right.scatter(places, 100 * found.share, s=14, color=PALETTE[0], zorder=3, label="as recorded")
+    if len(data.class_names) <= style.MANY:
+        right.set_xticks(places, [*map(style.words, data.class_names)], rotation=90)
     right.set(xlabel="class", ylabel="trials (%)", ylim=(-3, 103), title="next has the same class")
     right.legend()
     return figure

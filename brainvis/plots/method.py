@@ -1,4 +1,4 @@
-"""The figure of the method: what flows through BrainVis, what each part learns from, with a trial of the study's own."""
+"""The figure of the method: what flows through BrainVis and what each part learns from, for a trial of the study."""
 
 from collections.abc import Mapping
 
@@ -84,7 +84,7 @@ def _masked_modeling(axes: Axes, configuration: Configuration, data: EEGDataset)
     _arrow(axes, (4.22, 5.05), (4.6, 5.5))
     _box(axes, (9.5, 5.2, 1.3, 0.72), "fine-tuning\nmean over units,\ncross-entropy", LEARNT, **faded)
     around = "arc,angleA=90,angleB=90,armA=10,armB=10,rad=6"
-    axes.add_patch(FancyArrowPatch((5.4, 5.92), (10.15, 5.92), connectionstyle=around, **_look("-")))
+    axes.add_patch(FancyArrowPatch((5.9, 5.92), (10.15, 5.92), connectionstyle=around, **_look("-")))
     if not trains:
         return
     sees = "masked" if time.target_sees == "masked" else "all"
@@ -133,7 +133,9 @@ def _branches_and_fusion(axes: Axes, configuration: Configuration, data: EEGData
         _arrow(axes, (6.15, 2.9), (6.9, 2.9))
     for place, name in enumerate(others):
         left = 2.25 + place * 3.9 / len(others)
-        _box(axes, (left, 2.06, 3.9 / len(others) - 0.1, 0.36), style.words(name, 90 // len(others)), LEARNT)
+        width = 3.9 / len(others) - 0.1
+        size = min(8.0, 110 * width / max(len(name), 1))  # the name fits into its box
+        _box(axes, (left, 2.06, width, 0.36), style.words(name, 40), LEARNT, size=max(size, 3))
     if others:
         _arrow(axes, (6.1, 2.24), (6.9, 2.65))
     _box(axes, (8.85, 2.55, 0.95, 0.7), f"classifier\n{len(data.class_names)} classes", COLOUR_OF["fused"])
@@ -182,10 +184,10 @@ def _count(number: int, what: str) -> str:
 def _words(axes: Axes, place: tuple[float, float], name: str, rest: str) -> None:
     """A name in bold, and what is said of it, in one line."""
     axes.text(*place, name, weight="bold", fontsize=8.5, va="center")
-    axes.text(place[0] + 0.095 * len(name), place[1], rest, fontsize=7.5, va="center", style="italic")
+    axes.text(place[0] + 0.075 * len(name), place[1], rest, fontsize=7.5, va="center", style="italic")
 
 
-def _box(axes: Axes, place: tuple, text: str, colour: tuple, faded: bool = False) -> None:
+def _box(axes: Axes, place: tuple, text: str, colour: tuple, faded: bool = False, size: float = 8) -> None:
     """A box (left, bottom, width, height) with words, the first line its name; dotted where it is left out."""
     left, bottom, width, height = place
     look = {"linestyle": ":", "alpha": 0.4} if faded else {}
@@ -194,7 +196,7 @@ def _box(axes: Axes, place: tuple, text: str, colour: tuple, faded: bool = False
     name, *rest = text.split("\n")
     ink = {"ha": "center", "va": "center", "alpha": 0.5 if faded else 1}
     top = bottom + height / 2 + 0.09 * len(rest)
-    axes.text(left + width / 2, top, name, weight="bold", fontsize=8, **ink)
+    axes.text(left + width / 2, top, name, weight="bold", fontsize=size, **ink)
     axes.text(left + width / 2, top - 0.1 * (len(rest) + 1), "\n".join(rest), fontsize=6.8, **ink)
 
 
