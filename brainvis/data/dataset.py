@@ -61,10 +61,8 @@ class EEGDataset:
     order: Tensor | None  # (trial,) int64, position in the subject's recording; None: unknown
     fingerprint: str  # what the data are made from
     notes: tuple[str, ...] = ()  # what a reader must know: dropped trials, unused trials, ...
-    sessions: Tensor | None = None  # (trial,) int64, session of the recording, counted over all subjects; None: unknown
-    before: Tensor | None = (
-        None  # (trial, channel, time) float32, what was recorded just before the event; None: unknown
-    )
+    sessions: Tensor | None = None  # (trial,) int64, no two subjects share one; None: unknown
+    before: Tensor | None = None  # (trial, channel, time) float32, up to the event; None: unknown
     flicker: tuple[float, ...] = ()  # hertz, of lights that flickered
     checked: bool = False  # the adapter has seen that all trials are finite: they need not be read for it again
 
