@@ -2,9 +2,9 @@
 
 Each subject has linear classifiers of its own (`analysis.linear_probe`: a ridge regression in closed form), fitted on
 training trials and read on validation trials: test trials have no part in it. A classifier reads one window of all
-channels (time-resolved decoding) or all windows of one channel (sensor-wise decoding), and of these one of two
-features: the mean amplitude, which holds what is locked in phase to the onset, or the logarithm of the power, which
-holds what is not. King and Dehaene (2014), "Characterizing the dynamics of mental representations", describe the first.
+channels (time-resolved decoding; King and Dehaene 2014) or all windows of one channel (sensor-wise decoding), and of
+these one of two features: the mean amplitude, which holds what is locked in phase to the onset, or the logarithm of the
+variance within the window ("power"), which holds what is not.
 """
 
 from collections.abc import Callable
@@ -64,10 +64,11 @@ def windows(data: EEGDataset, seconds: float = WINDOW) -> Tensor:
 
 
 def features(trials: Tensor, length: int) -> dict[str, Tensor]:
-    """Mean amplitude and log power of each window: (trial, channel, time) -> each of `FEATURES` (trial, channel, window)."""
+    """Mean amplitude and log power of windows: (trial, channel, time) -> feature -> (trial, channel, window)."""
     whole = trials[..., : trials.shape[-1] // length * length]
-    power = functional.avg_pool1d(whole.square(), length)
-    return {"waveform": functional.avg_pool1d(whole, length), "power": (power + SMALLEST).log()}
+    mean = functional.avg_pool1d(whole, length)
+    power = (functional.avg_pool1d(whole.square(), length) - mean.square()).clamp(min=0)
+    return {"waveform": mean, "power": (power + SMALLEST).log()}
 
 
 def decode_time(data: EEGDataset, partition: Partition, seconds: float = WINDOW) -> dict[str, Decoded]:
@@ -123,8 +124,7 @@ def subject_quality(data: EEGDataset, partition: Partition, seconds: float = WIN
     for known, tested in _of_subjects(data, partition):
         trials, labels = data.trials[known], data.labels[known]
         mean = trials.mean(0).double()
-        total = trials.double().square().mean(0) - mean.square()  # (channel, time) variance over trials
-        noise = total.mean().item() * len(known) / max(len(known) - 1, 1)
+        noise = trials.var(0).mean().item()  # variance over trials, mean over channels and time
         signal = max(mean.square().mean().item() - noise / len(known), 0.0)
         learnt, read = (features(data.trials[rows], length) for rows in (known, tested))
         both = [torch.cat([values[name].flatten(1) for name in FEATURES], 1) for values in (learnt, read)]
@@ -159,14 +159,14 @@ def recording_facts(data: EEGDataset, trials: Tensor) -> dict[str, str]:
     inside = hertz[spectrum >= spectrum.max() / 10]
     above = spectrum[hertz > inside[-1]].mean().item() / spectrum.max().item() if inside[-1] < hertz[-1] else None
     first, last = (1000 * data.times[end].item() for end in (0, -1))
-    unit = "z (no unit: each channel was divided by its standard deviation)"
-    if not 0.5 <= size <= 2:
-        unit = "microvolts, by their size" if 2 < size < 200 else "volts, by their size" if size < 2e-4 else "not known"
-    common = "yes: their mean is nothing" if shared < 1e-3 else "no"
+    unit = "standardised (z), by their size"
+    if not 0.3 <= size <= 3:
+        unit = "microvolts, by their size" if 3 < size < 200 else "volts, by their size" if size < 2e-4 else "not known"
+    common = "yes" if shared < 1e-3 else "no"
     facts = {
         "unit": f"{unit}; standard deviation of single trials {size:.3g}",
-        "reference": f"average of all channels: {common} (their mean has {shared:.1%} of a channel's standard deviation; "
-        f"{independent:.0%} if channels were independent)",
+        "reference": f"average of all channels: {common} (their mean has {shared:.1%} of a channel's standard "
+        f"deviation; {independent:.0%} if channels were independent)",
         "passband": f"{inside[0]:.3g} to {inside[-1]:.3g} Hz hold at least a tenth of the highest power"
         + (f"; beyond, {above:.1%} of it on average" if above is not None else "; no upper edge is seen"),
         "window": f"{first:.0f} to {last:.0f} ms after onset, {signals.shape[-1]} samples at {data.sampling_rate:g} Hz",

@@ -1,8 +1,8 @@
 """Pictures to choose among, drawn ahead: menus and sliders in plain HTML.
 
-No kernel and no widget library is asked when a reader moves a slider, so that the same output works in JupyterLab, in an
-executed notebook that somebody else opens, and in an exported page without a network. Where scripts do not run, the
-first choice is shown as a picture; where HTML is not shown at all, its first picture stands for it.
+Moving a slider asks neither a kernel nor a widget library, so the same output works in JupyterLab, in an executed
+notebook that somebody else opens, and in an exported page without a network. Where scripts do not run, the first choice
+is shown; where HTML is not shown at all, its first picture stands for it.
 """
 
 import base64
