@@ -1,5 +1,6 @@
 """Several seeds of one study: what is planned, what is gathered, and intervals that contain seeds and trials."""
 
+import importlib.util
 from dataclasses import replace
 
 import numpy as np
@@ -7,12 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
+from brainvis.configuration import PRESETS, configure
 from brainvis.evaluation import report as tables
 from brainvis.evaluation.bootstrap import interval, mean_difference, mean_interval, over_seeds
 from brainvis.evaluation.comparisons import ablation_differences, in_words
 from brainvis.evaluation.publication import differences_of, numbers_of
 from brainvis.evaluation.scores import classification_scores, paired_difference
 from brainvis.evaluation.seeds import mean_over_seeds
+from brainvis.files import ROOT, BrainvisError, read_json
 from brainvis.generation import GENERATORS
 from brainvis.graph import STAGES, Choice, StudyError, plan
 from brainvis.plots.summary import classification_figure
@@ -188,3 +191,34 @@ def test_the_figure_has_a_point_a_seed(study):
     points = sorted(y for line in axis.lines if line.get_marker() == "." for y in line.get_ydata())
     wanted = scores[(scores["ablation"] == "full") & scores["score"].isin(["fused.top1", "time.top1"])]
     assert points == pytest.approx(sorted(100 * wanted["value"]))
+
+
+# Permuted labels
+
+
+def load_script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "studies" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_permuted_labels_give_chance_with_an_interval(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path / "runs"))
+    script, (preset, file) = load_script("permuted_labels"), (tmp_path / "permuted.yml", tmp_path / "permuted.json")
+    assert configure(str(script.PRESET), "full") == replace(PRESETS["demo"], permuted_labels=True)
+    preset.write_text("start: smoke\npermuted_labels: true")
+    with pytest.raises(BrainvisError, match="snakemake permuted_study"):
+        script.gathered(Study(preset=str(preset)))
+    rng, labels = np.random.default_rng(0), torch.arange(TRIALS) % CLASSES
+    for subject, seed in ((1, 0), (1, 1), (2, 0), (2, 1)):
+        guess, knows = torch.as_tensor(rng.normal(size=(TRIALS, CLASSES))), torch.eye(CLASSES)[labels]
+        arrays = {"logits": guess, "logits.time": knows, "labels": labels, "groups": torch.arange(TRIALS)}
+        arrays |= {"trials": torch.arange(TRIALS)}
+        Study(preset=str(preset), subject=subject, seed=seed).save("fusion", {}, arrays=arrays)
+    script.main([str(file), "--preset", str(preset), "--gather"])
+    found = read_json(file)
+    assert (found["seeds"], found["subjects"], found["trials"]) == ([0, 1], [1, 2], 2 * TRIALS)
+    fused, time = found["top1"]["fused"], found["top1"]["time"]
+    assert fused["at_chance"] and fused["low"] < found["chance"] == 1 / CLASSES < fused["high"]
+    assert time["value"] == 1 and not time["at_chance"]
