@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from brainvis.configuration import Phantom
 from brainvis.phantom.recording import write_phantom
 
-GRID = ["dataset=eegcvpr40", "subjects=[1]", "ablations=[full]"]
+GRID = ["dataset=eegcvpr40", "subjects=[1]", "ablations=[full]", "seeds=[0]"]
 NOISE = Phantom(subjects=2, images_per_class=6, signal=0.0)  # pictures and noise as ever, but no response
 
 
