@@ -102,3 +102,11 @@ def test_each_ends_with_what_to_take_away(notebook):
     answers = re.findall(r"<details><summary>Answer</summary>\n\n(.+?)\n\n</details>", foot, re.S)
     assert len(answers) == foot.count("<details>") == 3 and all(answers)
     assert len(re.findall(r"^- ", foot.partition("## References")[2], re.M)) >= 2
+
+
+def test_plumbing_is_tagged_so_that_pages_can_hide_it(notebook):
+    """Cells that only import, and those that only keep results, are of no interest to a reader of a page."""
+    for cell in code_cells(notebook):
+        only_imports = all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(cell.source).body)
+        if only_imports:
+            assert "plumbing" in cell.metadata.get("tags", []), cell.source

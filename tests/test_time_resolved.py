@@ -8,7 +8,7 @@ import torch
 
 from brainvis.configuration.differences import preset_differences
 from brainvis.data.dataset import EEGDataset
-from brainvis.evaluation import masking, sweeps, time_resolved
+from brainvis.evaluation import masking, text_line, time_resolved
 from brainvis.plots.follow import followed_trial, nearest
 
 RATE, SAMPLES, CHANNELS, PER_CLASS, CLASSES = 200.0, 80, 6, 60, 4
@@ -139,7 +139,7 @@ def test_the_middle_between_two_texts_is_shorter():
     """As long as the cosine of the ends says: sqrt((1 + c) / 2)."""
     coarse, fine = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3)
     coarse[0, 0, 0], fine[0, 0, :2] = 2.0, torch.tensor([0.15, (1 - 0.15**2) ** 0.5]) * 2
-    found = sweeps.line_geometry(coarse, fine)
+    found = text_line.line_geometry(coarse, fine)
     expected = math.sqrt(1.15 / 2)
     assert found["place"][2] == 0.5 and found["length"][2] == pytest.approx(expected, abs=1e-3)
     assert found["cosine_fine"][2] == pytest.approx(expected, abs=1e-3)

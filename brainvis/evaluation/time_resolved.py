@@ -7,6 +7,7 @@ these one of two features: the mean amplitude, which holds what is locked in pha
 variance within the window ("power"), which holds what is not.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -111,13 +112,15 @@ def _of_subjects(data: EEGDataset, partition: Partition):
             yield own
 
 
-def subject_quality(data: EEGDataset, partition: Partition, seconds: float = WINDOW) -> dict[int, dict[str, float]]:
+def subject_quality(
+    data: EEGDataset, partition: Partition, seconds: float = WINDOW
+) -> dict[int, dict[str, float | None]]:
     """Why one subject is decoded better than another: subject -> measures.
 
     - `trials`: of training;
     - `amplitude`: standard deviation of single trials, in the data's unit;
     - `evoked_snr_db`: power of the response that all trials share, over that of what is left in a single trial; the
-      noise that averaging leaves is subtracted. -inf: no response;
+      noise that averaging leaves is subtracted. None: no response;
     - `class_share`: share of the variance of the waveform that the class explains, highest over time (mean over
       channels; epsilon squared: 0 on average without an effect);
     - `accuracy` of a linear classifier on all windows of both features, on validation trials, and its `chance`.
@@ -137,7 +140,7 @@ def subject_quality(data: EEGDataset, partition: Partition, seconds: float = WIN
         found[int(data.subjects[known[0]])] = {
             "trials": len(known),
             "amplitude": trials.std().item(),
-            "evoked_snr_db": 10 * torch.tensor(signal / noise if noise else 0.0).log10().item(),
+            "evoked_snr_db": 10 * math.log10(signal / noise) if signal and noise else None,
             "class_share": share["class"].mean(0).max().item(),
             "accuracy": right.double().mean().item(),
             "chance": data.labels[tested].bincount().max().item() / len(tested),
