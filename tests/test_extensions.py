@@ -18,7 +18,7 @@ import sys
 from brainvis.graph import Choice, StudyError
 for choice, words in (
     ({"dataset": "toy", "backbone": "paintr"}, "painter"),
-    ({"preset": sys.argv[1]}, "time, frequency, eegnet, shallow, loudness"),
+    ({"preset": sys.argv[1]}, "time, frequency, spectrum_cnn, eegnet, shallow, loudness"),
 ):
     try:
         Choice(**choice)
@@ -72,7 +72,9 @@ def test_what_the_tables_do_not_have_is_refused_in_one_sentence(world):
     assert answer.returncode != 0 and "phantom, eegcvpr40, recordings, toy" in answer.stderr
     assert "Traceback" not in answer.stderr
     answer = world.run(sys.executable, "-c", REFUSED, str(preset))  # one process: toys import torch
-    assert answer.stdout.splitlines() == ["painter", "time, frequency, eegnet, shallow, loudness"], answer.stderr
+    assert answer.stdout.splitlines() == ["painter", "time, frequency, spectrum_cnn, eegnet, shallow, loudness"], (
+        answer.stderr
+    )
 
 
 def test_an_extension_that_is_not_there_is_named(world):

@@ -16,7 +16,7 @@ from brainvis.files import BrainvisError
 from brainvis.files.reading import open_picture
 
 SPLITS = ("train", "val", "test")
-PER_TRIAL = ("labels", "subjects", "images", "lengths", "order")
+PER_TRIAL = ("labels", "subjects", "images", "lengths", "order", "sessions")
 NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")  # of a picture
 FEW = 20  # trials that are looked at together
 IMAGE_SUFFIXES = (".JPEG", ".png", ".jpg", ".jpeg")
@@ -61,6 +61,11 @@ class EEGDataset:
     order: Tensor | None  # (trial,) int64, position in the subject's recording; None: unknown
     fingerprint: str  # what the data are made from
     notes: tuple[str, ...] = ()  # what a reader must know: dropped trials, unused trials, ...
+    sessions: Tensor | None = None  # (trial,) int64, session of the recording, counted over all subjects; None: unknown
+    before: Tensor | None = (
+        None  # (trial, channel, time) float32, what was recorded just before the event; None: unknown
+    )
+    flicker: tuple[float, ...] = ()  # hertz, of lights that flickered
     checked: bool = False  # the adapter has seen that all trials are finite: they need not be read for it again
 
     def __post_init__(self):
@@ -164,7 +169,8 @@ class EEGDataset:
         moved = {name: new_index[indices] for name, indices in self.splits.items()}
         splits = {name: indices[indices >= 0] for name, indices in moved.items()}
         per_trial = {name: values[trials] for name, values in self._per_trial.items()}
-        return replace(self, trials=self.trials[trials], splits=splits, **per_trial)
+        before = None if self.before is None else self.before[trials]
+        return replace(self, trials=self.trials[trials], before=before, splits=splits, **per_trial)
 
     def of_subject(self, subject: int) -> Self:
         """The trials of one subject, DatasetError if there are none; class names and image ids stay those of all."""

@@ -1,0 +1,103 @@
+"""The order of classes within sessions: does the place of a trial tell its class, and what was recorded before it?
+
+Where sessions share an order of classes, whatever drifts in each of them alike (fatigue, drying electrodes) counts as
+class. What was recorded before the event cannot hold a response to it.
+"""
+
+import mne
+import numpy as np
+
+from brainvis.data.recordings_files import RecordingsSettings
+
+REACH = 4  # places to either side that are looked at, nearer ones with more weight
+EXCHANGES = 199  # of labels within sessions
+LEVEL = 0.05
+BEFORE = 1.0  # seconds before the event, or as many as are free of the trial before
+LEAST_BEFORE = 0.2  # seconds; less says nothing about rhythms
+
+
+def class_from_place(labels: np.ndarray, places: np.ndarray, sessions: np.ndarray, seed: int = 0) -> dict | None:
+    """How often the class of a trial is told by its place in its session, from the same places of all other sessions.
+
+    Args:
+        labels, sessions: (trial,) int; a session is named once over all subjects.
+        places: (trial,) int, of the trial in its session, from 0 on.
+
+    Returns:
+        {"value", "chance", "p"}; chance is the mean once labels have been exchanged within sessions, which is also what
+        p counts; None with fewer than two sessions.
+    """
+    _, sessions = np.unique(sessions, return_inverse=True)
+    _, labels = np.unique(labels, return_inverse=True)
+    if sessions.max() == 0:
+        return None
+    rng, found = np.random.default_rng(seed), []
+    for exchange in range(1 + EXCHANGES):
+        mixed = np.lexsort((rng.random(len(labels)), sessions)) if exchange else np.lexsort((places, sessions))
+        of_trial = np.empty_like(labels)
+        of_trial[np.lexsort((places, sessions))] = labels[mixed]
+        found.append((_scores(of_trial, places, sessions).argmax(1) == of_trial).mean())
+    value, null = found[0], np.array(found[1:])
+    return {"value": float(value), "chance": float(null.mean()), "p": float((1 + (null >= value).sum()) / len(found))}
+
+
+def places_in_sessions(order: np.ndarray, sessions: np.ndarray) -> np.ndarray:
+    """Place of each trial (trial,) in its session, from its place in the subject's recording."""
+    places = np.empty_like(order)
+    for one in np.unique(sessions):
+        own = np.flatnonzero(sessions == one)
+        places[own[order[own].argsort(kind="stable")]] = np.arange(len(own))
+    return places
+
+
+def order_note(labels: np.ndarray, order: np.ndarray, sessions: np.ndarray) -> str | None:
+    """What a reader must know of the order of classes; None where the place tells nothing."""
+    found = class_from_place(labels, places_in_sessions(order, sessions), sessions)
+    if found is None or found["p"] > LEVEL:
+        return None
+    sequences = {tuple(labels[sessions == one][order[sessions == one].argsort()]) for one in np.unique(sessions)}
+    how = "Every session shows" if len(sequences) == 1 else "Sessions show"
+    how += " the classes in the same order" + ("" if len(sequences) == 1 else " in part")
+    told = f"the place in a session tells the class of {found['value']:.0%} of the trials, from the other sessions"
+    drift = "slow drift (fatigue, drying electrodes) may count as class"
+    return f"{how}: {told} (by chance {found['chance']:.0%}, p = {found['p']:.3f}), so that {drift}."
+
+
+def seconds_before(onsets: list[np.ndarray], values: RecordingsSettings) -> float:
+    """Seconds before every event, at most `BEFORE`, that lie within its recording and after the trial before; 0 where
+    these are too few. `onsets` (trial,) of each recording, in seconds from its first sample."""
+    free = [np.diff(times, prepend=-values.window[1]) - values.window[1] for times in onsets]
+    least = min([BEFORE, *(gaps.min() for gaps in free)])
+    return least if least >= LEAST_BEFORE else 0.0
+
+
+def cut_before(
+    raw: mne.io.BaseRaw, onsets: np.ndarray, seconds: float, channels: tuple[str, ...], rate: float, values
+) -> np.ndarray:
+    """The samples just before each event (trial, channel, time), float32, of a loaded recording, which is changed.
+
+    Filtered by a causal filter (minimum phase), unlike the trials: nothing after an event can leak into what was before.
+    `onsets` are samples counted from the recording's first. Each channel gets mean 0 and deviation 1.
+    """
+    table = np.array([[sample + raw.first_samp, 0, trial] for trial, sample in enumerate(onsets)])
+    raw.pick(list(channels), exclude=[], verbose="ERROR").reorder_channels(list(channels))
+    low, high = values.filter
+    raw.filter(low or None, high, picks="all", phase="minimum", verbose="ERROR")
+    if values.notch:
+        raw.notch_filter(list(values.notch), picks="all", phase="minimum", verbose="ERROR")
+    if raw.info["sfreq"] != rate:
+        raw, table = raw.resample(rate, events=table, verbose="ERROR")
+    raw.apply_function(lambda signal: (signal - signal.mean()) / max(signal.std(), 1e-30), picks="all", verbose="ERROR")
+    window = {"tmin": -int(seconds * rate) / rate, "tmax": -1 / rate, "baseline": None, "reject_by_annotation": False}
+    epochs = mne.Epochs(raw, table, **window, picks="all", proj=False, preload=True, verbose="ERROR")
+    return epochs.get_data(copy=False).astype(np.float32)
+
+
+def _scores(labels: np.ndarray, places: np.ndarray, sessions: np.ndarray) -> np.ndarray:
+    """Class scores (trial, class): how often each class stands at and near the place, in the other sessions."""
+    reach = 2 * REACH
+    shown = np.zeros((sessions.max() + 1, places.max() + 1 + reach, labels.max() + 1))  # (session, place, class)
+    shown[sessions, places + REACH, labels] = 1
+    ends = range(reach + 1)
+    near = sum(np.exp(-abs(end - REACH)) * shown[:, end : shown.shape[1] - reach + end] for end in ends)
+    return (near.sum(0) - near)[sessions, places]
