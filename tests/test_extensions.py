@@ -13,12 +13,13 @@ fusion: {branches: [time, loudness]}
 generation: {semantic_steps: 1, refinement_steps: 2}
 """
 
+ENCODERS = "time, frequency, spectrum_cnn, eegnet, shallow, loudness"
 REFUSED = """
 import sys
 from brainvis.graph import Choice, StudyError
 for choice, words in (
     ({"dataset": "toy", "backbone": "paintr"}, "painter"),
-    ({"preset": sys.argv[1]}, "time, frequency, spectrum_cnn, eegnet, shallow, loudness"),
+    ({"preset": sys.argv[1]}, sys.argv[2]),
 ):
     try:
         Choice(**choice)
@@ -71,7 +72,7 @@ def test_what_the_tables_do_not_have_is_refused_in_one_sentence(world):
     answer = world.snakemake("--dry-run", grid=["dataset=toys"])
     assert answer.returncode != 0 and "phantom, eegcvpr40, recordings, toy" in answer.stderr
     assert "Traceback" not in answer.stderr
-    answer = world.run(sys.executable, "-c", REFUSED, str(preset))  # one process: toys import torch
+    answer = world.run(sys.executable, "-c", REFUSED, str(preset), ENCODERS)  # one process: toys import torch
     assert answer.stdout.splitlines() == ["painter", "time, frequency, spectrum_cnn, eegnet, shallow, loudness"], (
         answer.stderr
     )
