@@ -20,7 +20,9 @@ import json, os, sys, time
 known = [name for name in sys.modules if name.split(".")[0] == "brainvis"]
 before = time.monotonic()
 
-import brainvis.generation.stable_diffusion, mine
+import mine
+if heavy:
+    import brainvis.generation.stable_diffusion
 import numpy, torch
 seconds_of_imports = time.monotonic() - before
 about = {"pid": os.getpid(), "parent": os.getppid(), "known": known, "path": sys.path, "seconds": seconds_of_imports,
@@ -62,7 +64,7 @@ def place():
 @pytest.fixture
 def folder(tmp_path):
     """With a notebook that tells about its kernel, and a module of its own."""
-    cells = [nbformat.v4.new_code_cell(source) for source in ("seconds = 0", CODE, FIGURES)]
+    cells = [nbformat.v4.new_code_cell(source) for source in ("seconds = 0\nheavy = True", CODE, FIGURES)]
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "toy.ipynb")
@@ -70,9 +72,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def begin(folder: Path, place: str, seconds: int = 0, **environment: str) -> subprocess.Popen:
+def begin(folder: Path, place: str, seconds: int = 0, heavy: bool = True, **environment: str) -> subprocess.Popen:
     given = {**surroundings(), **warm.one_thread(), warm.WARM: place, **environment}
     words = ["-m", "brainvis", "run", "toy.ipynb", "run/toy.ipynb", "run/0a.whole", "-p", "seconds", str(seconds)]
+    words += ["-p", "heavy", str(heavy)]
     return subprocess.Popen([sys.executable, *words], cwd=folder, env=given, stderr=subprocess.PIPE, text=True)
 
 
@@ -81,9 +84,9 @@ def told(folder: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def run(folder: Path, place: str, **environment: str) -> tuple[dict, str]:
+def run(folder: Path, place: str, heavy: bool = True, **environment: str) -> tuple[dict, str]:
     """What the kernel tells, and what was said."""
-    process = begin(folder, place, **environment)
+    process = begin(folder, place, heavy=heavy, **environment)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     return told(folder)[-1], said
@@ -129,7 +132,7 @@ def test_it_is_as_a_kernel_from_nothing(place, folder):
 
 
 def test_another_environment_gets_a_kernel_from_nothing(place, folder):
-    about, said = run(folder, place, OMP_NUM_THREADS="2", HF_HOME="elsewhere")
+    about, said = run(folder, place, heavy=False, OMP_NUM_THREADS="2", HF_HOME="elsewhere")
     assert about["parent"] != server(place).pid
     assert "from nothing: HF_HOME OMP_NUM_THREADS " in said
 
