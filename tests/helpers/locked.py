@@ -7,7 +7,8 @@ from pathlib import Path
 from helpers.world import World
 
 # Runs a command where there is no network but loopback, which kernels are talked to over, and where nothing can be
-# written but `writable` (separated by newlines), /dev and whatever other disk is mounted elsewhere.
+# written but `writable` (separated by newlines), /dev and whatever other disk is mounted elsewhere. How often anything
+# was to go elsewhere, whichever process asked, is counted by the system: packets that no route leads out for.
 LOCK_DOWN = """
 import fcntl, os, socket, struct, subprocess, sys
 
@@ -19,7 +20,16 @@ for folder in (*writable, read_only):
 for folder in (read_only, "/"):
     subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
 os.chdir(read_only)
-os.execvp(sys.argv[1], sys.argv[1:])
+status = subprocess.run(sys.argv[1:]).returncode
+with open("/proc/net/snmp") as file:
+    names, values = (line.split() for line in file if line.startswith("Ip: "))
+abroad = int(values[names.index("OutNoRoutes")])
+if os.path.exists("/proc/net/snmp6"):
+    with open("/proc/net/snmp6") as file:
+        abroad += int(dict(line.split() for line in file)["Ip6OutNoRoutes"])
+with open(os.environ["ABROAD"], "w") as file:
+    file.write(str(abroad))
+sys.exit(status)
 """
 
 # Every Python process of the study imports this when it starts, and so says whom it asks for and connects to.
@@ -43,7 +53,7 @@ def locked_world(folder: Path, checkout: Path) -> tuple[World, list[str]]:
     """A world in `folder`, which is all that it can write to, and the words ahead of a command that lock the machine
     down: none, and a plain world, where namespaces of one's own are not allowed.
 
-    Python code says in log/asked whom it asks for, and strace, where it is allowed, in log/connects who connects.
+    Python code says in log/asked whom it asks for, and the system in log/abroad how often that was another machine.
     """
     for name in ("home", "tmp", "runs", "log"):
         (folder / name).mkdir(parents=True)
@@ -59,12 +69,10 @@ def locked_world(folder: Path, checkout: Path) -> tuple[World, list[str]]:
         "TMPDIR": str(folder / "tmp"),
         "BRAINVIS_RUNS": str(world.runs),
         "LISTEN_LOG": str(folder / "log" / "asked"),
+        "ABROAD": str(folder / "log" / "abroad"),
         "LOCK_DOWN": f"{checkout}\n{folder}",
     }
     lock = ["unshare", "--map-root-user", "--net", "--mount", sys.executable, "-c", LOCK_DOWN]
     if not shutil.which("unshare") or world.run(*lock, "true").returncode:
         return World(folder, checkout=checkout), []
-    trace = ["strace", "--follow-forks", "--seccomp-bpf", "--trace=connect", f"--output={folder / 'log' / 'connects'}"]
-    if shutil.which("strace") and world.run(*lock, *trace, "true").returncode == 0:  # sees what is not Python, too
-        lock += trace
     return world, lock
