@@ -1,5 +1,7 @@
 """What several test modules start from: a tiny backbone with random weights, as a folder and loaded."""
 
+import brainvis  # noqa: F401  # isort: skip  (ahead of torch: it says how many threads a process has)
+
 import compileall
 import json
 import shutil
@@ -15,8 +17,8 @@ from helpers.world import GRID, JOBS, ODD, World, copy_checkout
 
 # Modules that take longest, ahead of all others, that no process ends with one while the rest have nothing to do; first
 # what makes the study that several want, then what wants none.
-LONG = ("end_to_end", "mutations", "hostile_files", "chance", "code_in_results", "running", "extensions", "offline")
-LONG += ("real_data", "warm", "parallel")
+LONG = ("end_to_end", "mutations", "hostile_files", "running", "chance", "extensions", "real_data", "code_in_results")
+LONG += ("warm", "backbone", "parallel")
 
 
 def pytest_collection_modifyitems(items) -> None:

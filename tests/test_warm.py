@@ -1,7 +1,6 @@
 """Kernels that begin as copies of one process: what they share with it, and that they end with whoever asked."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from helpers.world import SURROUNDINGS, kernels
 
 from brainvis.files import warm
 
@@ -46,19 +46,12 @@ def server(place: str) -> psutil.Process:
     return next(process for process in psutil.Process().children() if place in process.cmdline())
 
 
-def surroundings() -> dict[str, str]:
-    """The environment, without what pytest tells in it of the test that is running."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COLUMNS", "LINES"))}
-
-
 @pytest.fixture(scope="module")
 def place():
-    place = warm.start(surroundings())
+    """The server that all tests of this process share."""
+    place = kernels()[warm.WARM]
     wait_for(Path(place).is_socket)
-    yield place
-    process = server(place)
-    process.kill()
-    process.wait(10)
+    return place
 
 
 @pytest.fixture
@@ -73,7 +66,7 @@ def folder(tmp_path):
 
 
 def begin(folder: Path, place: str, seconds: int = 0, heavy: bool = True, **environment: str) -> subprocess.Popen:
-    given = {**surroundings(), **warm.one_thread(), warm.WARM: place, **environment}
+    given = {**SURROUNDINGS, warm.WARM: place, **environment}
     words = ["-m", "brainvis", "run", "toy.ipynb", "run/toy.ipynb", "run/0a.whole", "-p", "seconds", str(seconds)]
     words += ["-p", "heavy", str(heavy)]
     return subprocess.Popen([sys.executable, *words], cwd=folder, env=given, stderr=subprocess.PIPE, text=True)
@@ -149,7 +142,7 @@ def test_a_kernel_ends_with_whoever_asked(place, folder, number):
 
 def test_the_server_and_its_kernels_end_with_the_study(folder):
     study = "import time; from brainvis.files import warm; print(warm.start(), flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", study], env=surroundings(), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", study], env=SURROUNDINGS, stdout=subprocess.PIPE, text=True)
     place = process.stdout.readline().strip()
     wait_for(Path(place).is_socket)
     started = psutil.Process(process.pid).children()
