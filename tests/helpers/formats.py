@@ -113,9 +113,8 @@ def epochs_fif(file: Path, volts, rate, names, events) -> None:
 
 def epochs_eeglab(file: Path, volts, rate, names, events) -> None:
     made = epochs_of(volts, rate, names, events)
-    export_epochs(
-        str(file.with_suffix(".set")), made.get_data(), rate, made.events, made.tmin, made.tmax, list(names), made.event_id
-    )  # fmt: skip
+    span, codes = (made.tmin, made.tmax), made.event_id
+    export_epochs(str(file.with_suffix(".set")), made.get_data(), rate, made.events, *span, list(names), codes)
 
 
 def arrays(file: Path, volts, rate, names, events) -> None:
