@@ -1,12 +1,14 @@
-# Which runs are missing or out of date, and how to make them: data set x subject x ablation -> notebooks -> figures.
+# Which runs are missing or out of date, and how to make them: data set x seed x subject x ablation -> notebooks -> figures.
 #
 #   snakemake --cores 2                                                    the default study
 #   snakemake --cores 2 --config dataset=eegcvpr40 preset=paper 'subjects=[1,2,3,4,5,6]' 'ablations=[full]'
 #   snakemake --cores 2 --dry-run                                          only say what would run
 #   snakemake --workflow-profile slurm --config preset=paper               on a cluster: profiles/slurm/config.yaml
 #
-# `full` runs for all subjects, the other ablations for the first. The graph itself is in brainvis/graph.py. After a kill
-# or a power loss the same command goes on: profiles/default/config.yaml.
+# `full` runs for all subjects, the other ablations for the first. Seeds: seed=1, or 'seeds=[0,1,2]', each of which runs all,
+# unless what the seeds after the first run is limited, to a last stage and to some ablations: seeds_until=fusion
+# 'seeds_ablations=[full]'. With neither, the preset demo has LATER. The graph itself is in brainvis/graph.py. After a
+# kill or a power loss the same command goes on: profiles/default/config.yaml.
 import atexit
 import json
 import shlex
@@ -26,6 +28,7 @@ from brainvis.graph import NOTEBOOKS, Choice, Job, plan
 
 PLAN = Path(os.environ.get("BRAINVIS_PLAN", f".snakemake/plan-{os.getpid()}.json")).absolute()
 PRESET, DATASET = config.get("preset", "demo"), config.get("dataset", "phantom")
+LATER = {"seeds": [0, 1, 2], "seeds_until": "fusion", "seeds_ablations": ["full"]}  # what is cheap, of three seeds
 
 
 if set("{}") & set(os.getcwd() + str(workflow.basedir)):  # Snakemake takes what is in them for wildcards
@@ -37,12 +40,24 @@ def number(value):  # snakemake hands over the numbers of a list as text
 
 
 def planned():
-    chosen = {key: config[key] for key in ("dataset", "preset", "seed", "protocol", "backbone") if key in config}
-    subjects = [number(subject) for subject in config.get("subjects", [1, 2])]
+    chosen = {key: config[key] for key in ("dataset", "preset", "protocol", "backbone") if key in config}
+    given = LATER | config if PRESET == "demo" and not {"seed", "seeds"} & set(config) else config
+
+    def listed(name, *default):
+        values = given.get(name, [*default])
+        return list(dict.fromkeys(map(number, values if isinstance(values, list) else [values])))
+
+    subjects, ablations = listed("subjects", 1, 2), listed("ablations", *ABLATIONS)
+    first, *later = listed("seeds", given.get("seed", 0))
+
+    def of_seed(seed, ablations):
+        full = [Choice(subject=subject, seed=seed, **chosen) for subject in subjects]
+        return full + [Choice(subject=subjects[0], ablation=name, seed=seed, **chosen) for name in ablations]
+
     with unchanging():
-        full = [Choice(subject=subject, **chosen) for subject in subjects]
-        rest = [Choice(subject=subjects[0], ablation=name, **chosen) for name in config.get("ablations", ABLATIONS)]
-        return plan(full + rest), str(full[0].figures / "results.md")
+        whole, some = of_seed(first, ablations), listed("seeds_ablations", *ablations)
+        others = [choice for seed in later for choice in of_seed(seed, some)]
+        return plan(whole, others, given.get("seeds_until", "generation")), str(whole[0].figures / "results.md")
 
 
 # On a cluster every job reads this file again: it takes the plan of the study that sent it, and the time of its start.
@@ -135,7 +150,7 @@ for place, notebook in enumerate(NOTEBOOKS.values()):
             runtime=needs(notebook, "minutes"),
             gpu=int(config.get("gpu", 0)) if notebook in NEEDS["gpu"] else 0,
         message:
-            f"{notebook} ({{wildcards.who}}, {{wildcards.ablation}})"
+            f"{notebook} ({{wildcards.study}}, {{wildcards.who}}, {{wildcards.ablation}})"
         shell:
             "exec {params.python:q} -m brainvis run {params.notebook:q} {params.executed:q} {output:q} {params.parameters:q}"
 

@@ -1,4 +1,4 @@
-"""`python -m brainvis check | caption | original | accept | run`: what is done around the notebooks."""
+"""`python -m brainvis check | caption | original | accept | trace | run`: what is done around the notebooks."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--reason", required=True, help="why no result changes; recorded in each results.json")
     _add_choice(command)
     command.set_defaults(run=_accept)
+
+    command = commands.add_parser("trace", help="where each number or picture of a figure or table comes from")
+    command.add_argument("file", type=Path, metavar="FILE", help="such as figures/classification.png")
+    command.set_defaults(run=_trace)
 
     command = commands.add_parser("run", help="run one notebook as snakemake does: alone in its folder, whoever asks")
     command.add_argument("notebook", type=Path, metavar="NOTEBOOK")
@@ -112,6 +116,13 @@ def _original(chosen: argparse.Namespace) -> int:
 
 def _accept(chosen: argparse.Namespace) -> int:
     print("\n".join(_study(chosen).accept(chosen.reason)))
+    return 0
+
+
+def _trace(chosen: argparse.Namespace) -> int:
+    from brainvis.evaluation.publication import trace
+
+    print("\n".join(trace(chosen.file)))
     return 0
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 
-from brainvis.configuration import ABLATIONS, Configuration, configure
+from brainvis.configuration import ABLATIONS, PART_OF, SWEEPS, Configuration, combined, configure
 from brainvis.data import DATASETS
 from brainvis.files import (
     ROOT,
@@ -31,7 +31,7 @@ from brainvis.files import (
 from brainvis.files.once import shared_by, unchanging
 from brainvis.files.reading import UNSAFE, safe_name
 from brainvis.generation import generator_source
-from brainvis.models import ENCODERS
+from brainvis.models import EncoderError, encoder_module
 
 
 class StudyError(BrainvisError):
@@ -46,11 +46,12 @@ class Stage:
     reads: tuple[str, ...] = ()  # parts of the configuration
     needs: tuple[str, ...] = ()  # stages whose products it loads; fusion: those that train its branches
     of_subject: bool = False  # run for one subject, or once for all
+    seeded: bool = True  # another seed gives another result; else all seeds share the run of seed 0
     draws: bool = False  # needs pictures and a generator
 
 
 STAGES = {
-    "exploration": Stage("01_data_exploration"),
+    "exploration": Stage("01_data_exploration", seeded=False),
     "lmm_pretraining": Stage("02_lmm_pretraining", reads=("time",), needs=("exploration",)),
     # Stands for every branch but the time branch: "eegnet_branch" is the same notebook with another encoder.
     "frequency_branch": Stage("03_frequency_branch", reads=("frequency",), needs=("exploration",)),
@@ -104,13 +105,13 @@ class Choice:
     def __post_init__(self) -> None:
         load_extensions()
         _check("dataset", self.dataset, DATASETS)
-        _check("ablation", self.ablation, ABLATIONS)
+        _check_ablation(self.ablation)
         _check("protocol", self.protocol, PROTOCOLS)
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:  # NumPy's seeds end there
             raise StudyError(f"seed is {self.seed!r}; it has to be a whole number from 0 on, below {2**32}")
         try:
             list(map(encoder_module, self.configuration.fusion.branches))  # refuses names that are not there
-        except StudyError as error:
+        except EncoderError as error:
             raise StudyError(f"preset {self.preset}: {error}") from error
         try:
             self._backbone()  # refuses a backbone that is not there
@@ -199,14 +200,14 @@ class Choice:
     def _fingerprint(self, stage: str, subject: int | str, code: bool, original: bool) -> str:
         node, branch, settings = stage_named(stage), stage.removesuffix("_branch"), self.configuration
         read = {part: asdict(getattr(settings, part)) for part in node.reads}
-        if node is STAGES["frequency_branch"] and branch != "frequency":
+        if node is STAGES["frequency_branch"] and branch not in PART_OF:
             read = {"training": asdict(settings.frequency.training), "arguments": settings.encoders.get(branch)}
         if node.reads and settings.precision != "auto":  # "auto" is the machine's own affair
             read["precision"] = settings.precision
         depends = {
             "stage": stage,
             "data": self.data_fingerprint,
-            "seed": self.seed,
+            "seed": self.seed if node.seeded else None,
             "protocol": self.protocol,
             "subject": subject,
             "backbone": self._backbone() if node.draws else None,
@@ -227,21 +228,32 @@ class Choice:
         return known[ablation]
 
     def owner(self, stage: str) -> str:
-        """The ablation in whose folder the run of `stage` lives: `full`, unless this one changes the result."""
+        """The ablation in whose folder the run of `stage` lives: `full`, unless this one changes the result; of a
+        combination, the first part that gives the same."""
         if self.ablation == "full" or stage in SUMMARIES:
             return "full"
-        full = self.with_ablation("full")
-        shared = self.fingerprint(stage, original=False) == full.fingerprint(stage, original=False)
-        return "full" if shared else self.ablation
+        result = self.fingerprint(stage, original=False)
+        others = (self.with_ablation(name) for name in combined(self.ablation)[:-1])
+        same = (other.ablation for other in others if other.fingerprint(stage, original=False) == result)
+        return next(same, self.ablation)
+
+    def owning(self, stage: str) -> Choice:
+        """The choice whose run of `stage` this one shares, or itself: of another ablation, or of seed 0."""
+        owner = self.with_ablation(self.owner(stage))
+        return owner if stage in SUMMARIES or stage_named(stage).seeded else replace(owner, seed=0)
 
     # Where it is
 
     @cached_property
     def name(self) -> str:
         """Folder name of the study: the data set and every choice that is not the default."""
+        return self.name_of_seed(self.seed)
+
+    def name_of_seed(self, seed: int) -> str:
+        """Folder name of the same study of another seed."""
         parts = [self.dataset]
         parts += [Path(self.preset).stem] if self.preset != "demo" else []
-        parts += [f"seed-{self.seed}"] if self.seed else []
+        parts += [f"seed-{seed}"] if seed else []
         parts += [f"{self.protocol}-protocol"] if self.protocol != "clean" else []
         backbone = Path(self.backbone).name.removesuffix(".safetensors").removesuffix(".ckpt")
         parts += [backbone] if self.backbone != "phantom" else []
@@ -249,9 +261,10 @@ class Choice:
 
     def folder(self, stage: str) -> Path:
         """Folder of a run: `papermill_runs/<study>/<sub-all|sub-04>/<ablation>/<stage>`."""
-        of_subject = stage not in SUMMARIES and stage_named(stage).of_subject
-        who = f"sub-{self.subject:02d}" if of_subject else "sub-all"
-        return runs_folder() / self.name / who / self.owner(stage) / stage
+        node = STAGES["exploration"] if stage in SUMMARIES else stage_named(stage)
+        who = f"sub-{self.subject:02d}" if node.of_subject else "sub-all"
+        study = self.name if node.seeded or stage in SUMMARIES else self.name_of_seed(0)
+        return runs_folder() / study / who / self.owner(stage) / stage
 
     @property
     def figures(self) -> Path:
@@ -265,7 +278,7 @@ class Choice:
 
     def parameters(self, stage: str) -> str:
         """What papermill passes to the notebook of `stage`: every parameter that is not at its default."""
-        owner = self.with_ablation(self.owner(stage))
+        owner = self.owning(stage)
         if stage in SUMMARIES or not stage_named(stage).of_subject:
             owner = replace(owner, subject=self.subjects[0])  # whoever asks, the same words for the same run
         values = {field.name: (getattr(owner, field.name), field.default) for field in fields(Choice)}
@@ -303,12 +316,15 @@ def mark(fingerprint: str) -> str:
     return f"{fingerprint}.whole"
 
 
-def plan(choices: list[Choice]) -> dict[str, Job]:
-    """All runs that these choices need, by folder; a run that several share appears once."""
+def plan(choices: Sequence[Choice], others: Sequence[Choice] = (), until: str = "fusion") -> dict[str, Job]:
+    """All runs that these choices need, and `others` up to the stage `until`, by folder; a run that several share
+    appears once. StudyError: there is no such stage."""
     jobs: dict[str, Job] = {}
+    _check("the stage up to which other seeds run", until, STAGES)
     with unchanging():
-        for choice in choices:
-            for stage in choice.stages:
+        for choice, last in [*((choice, None) for choice in choices), *((other, until) for other in others)]:
+            end = choice.stages.index(last) + 1 if last in choice.stages else None
+            for stage in choice.stages[:end]:
                 if (folder := choice.readable(stage)) not in jobs:
                     sources = tuple(choice.readable(needed) for needed in choice.needs(stage))
                     jobs[folder] = _job(choice, stage, sources, choice.fingerprint(stage))
@@ -332,6 +348,17 @@ def _check(what: str, value: object, allowed) -> None:
         raise StudyError(f"{what} is {value!r}; it has to be one of: {', '.join(map(str, allowed))}")
 
 
+def _check_ablation(ablation: object) -> None:
+    known = [*ABLATIONS, *SWEEPS]
+    parts = ablation.split("+") if isinstance(ablation, str) else [ablation]
+    for part in parts:
+        _check("ablation", part if len(parts) > 1 else ablation, known)
+    ordered = sorted(set(parts) - ({"full"} if len(parts) > 1 else set()), key=known.index)
+    if parts != ordered:
+        once = "+".join(ordered) or "full"
+        raise StudyError(f"ablation is {ablation!r}; a combination names each part once, in this order: {once!r}")
+
+
 def load_extensions() -> None:
     """Import the modules that `BRAINVIS_EXTENSIONS` names, which put a person's own entries into the tables."""
     for module in filter(None, os.environ.get("BRAINVIS_EXTENSIONS", "").split(",")):
@@ -339,14 +366,3 @@ def load_extensions() -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise StudyError(f"BRAINVIS_EXTENSIONS names {module!r}, which cannot be imported: {error}") from error
-
-
-def encoder_module(branch: str) -> str:
-    """Dotted name of the module that a branch's encoder comes from; StudyError lists those that there are."""
-    if branch.startswith("braindecode."):
-        if find_spec("braindecode") is None:
-            raise StudyError(f"the branch {branch!r} needs braindecode, which is not installed: pip install it")
-        return "brainvis.models.braindecode"
-    _check("a branch", branch, ENCODERS)
-    entry = ENCODERS[branch]
-    return entry.partition(":")[0] if isinstance(entry, str) else entry.__module__

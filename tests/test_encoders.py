@@ -79,7 +79,9 @@ def test_a_class_of_ones_own_is_one_line(monkeypatch):
 
 
 def test_an_unknown_name_lists_the_table():
-    with pytest.raises(EncoderError, match=r"'nope'; there are time, frequency, eegnet, shallow,.*ENCODERS\['mine'\]"):
+    with pytest.raises(
+        EncoderError, match=r"'nope'; there are time, frequency, spectrum_cnn, eegnet, shallow,.*ENCODERS\['mine'\]"
+    ):
         encoder_class("nope")
 
 

@@ -51,7 +51,7 @@ def test_what_the_tables_do_not_have_is_refused_in_one_sentence(world):
     preset = world.folder / "other.yml"
     preset.write_text("start: smoke\nfusion: {branches: [time, os.system]}")
     answer = world.snakemake("--dry-run", grid=[f"preset={preset}"])
-    assert answer.returncode != 0 and "time, frequency, eegnet, shallow, loudness" in answer.stderr
+    assert answer.returncode != 0 and "time, frequency, spectrum_cnn, eegnet, shallow, loudness" in answer.stderr
 
 
 def test_an_extension_that_is_not_there_is_named(world):

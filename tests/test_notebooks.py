@@ -65,6 +65,13 @@ def test_cells_are_short_and_leave_the_work_to_the_package(notebook):
         assert ".backward(" not in cell.source and not re.search(r"for epoch\b", cell.source)
 
 
+def test_nothing_starts_cuda_before_a_training_which_may_have_to_fork(notebook):
+    sources = [cell.source for cell in code_cells(notebook)]
+    last = max((number for number, source in enumerate(sources) if re.search(r"\bfit\(", source)), default=0)
+    for call in re.findall(r".*load_generator\(.*", "\n".join(sources[: last + 1])):
+        assert "apart(lambda: " in call
+
+
 def test_no_paths_in_notebooks(notebook):
     for cell in code_cells(notebook):
         for node in ast.walk(ast.parse(cell.source)):

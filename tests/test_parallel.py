@@ -16,7 +16,7 @@ import brainvis.training.loop as loop
 from brainvis.configuration import TimeBranch, Training
 from brainvis.models.encoder import classification_objective
 from brainvis.models.time import LatentMaskedModel, TimeEncoder, masked_modeling_objective
-from brainvis.training import TrainingError, computed_in, fit
+from brainvis.training import TrainingError, apart, computed_in, fit
 from brainvis.training.parallel import Team, processes_to_start
 
 SIZES = {"unit_length": 4, "width": 8, "layers": 1, "heads": 2, "feedforward": 8, "regressor_layers": 1, "codewords": 5}
@@ -240,3 +240,24 @@ def test_when_processes_are_started(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert processes_to_start(None) == 1
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_what_uses_a_gpu_before_a_training_on_several_runs_apart(gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.delitem(computed_in, "of texts", raising=False)
+
+    def encode() -> tuple[int, torch.Tensor]:
+        computed_in["of texts"] = {"device": "cuda"}
+        return os.getpid(), torch.arange(3)
+
+    process, encoded = apart(encode)
+    assert (process == os.getpid()) == (gpus == 1)
+    assert encoded.tolist() == [0, 1, 2] and computed_in["of texts"] == {"device": "cuda"}
+
+    def fail() -> None:
+        raise TrainingError("no words")
+
+    with pytest.raises(TrainingError, match="no words"):
+        apart(fail)

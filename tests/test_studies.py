@@ -19,7 +19,7 @@ def study(tmp_path_factory):
     content = runpy.run_path(str(ROOT / "docs" / "studies" / "pretraining.py"))
     small = {name: Phantom(subjects=1, images_per_class=4, classes=8, design=name) for name in ("interleaved", "block")}
     globals_of_it = content["run"].__globals__
-    globals_of_it |= {"BASE": PRESETS["smoke"], "STEPS": 4, "SHARES": (0.5, 1.0), "RATES": (1e-3, 3e-3)}
+    globals_of_it |= {"BASE": PRESETS["smoke"], "STEPS": {0.5: 4, 1.0: 4}, "RATES": (1e-3, 3e-3)}
     globals_of_it["WORLDS"].clear()
     globals_of_it["WORLDS"].update(small)
     folder = tmp_path_factory.mktemp("study")
@@ -28,7 +28,7 @@ def study(tmp_path_factory):
         parts = [(kind, seed, "interleaved") for seed in (0, 1) for kind in ("none", "lmm", "masked_signal")]
         parts += [(kind, 0, "block") for kind in ("none", "lmm")]
         for kind, seed, world in [*parts, ("lmm_data2vec", 0, "interleaved")]:
-            content["run"](kind, seed, world, folder / f"{kind}-{seed}-{world}.json")
+            content["run"](kind, seed, world, folder)
     return SimpleNamespace(folder=folder, **content)
 
 
@@ -79,7 +79,7 @@ def test_snakemake_knows_the_parts(tmp_path):
     world = World(tmp_path)
     answer = world.snakemake("--dry-run", "study")
     assert answer.returncode == 0 and "pretraining_part        54" in answer.stdout + answer.stderr
-    place = world.runs / "study" / "pretraining"
+    place = world.figures / "study" / "pretraining"
     place.mkdir(parents=True)
     (place / "lmm-0-interleaved.json").write_text("{}")
     answer = world.snakemake("--dry-run", "study")

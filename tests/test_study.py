@@ -328,7 +328,7 @@ def test_permuted_labels_are_other_data_for_every_stage(tmp_path):
 
 
 def test_a_branch_that_no_table_has_is_refused(tmp_path):
-    with pytest.raises(BrainvisError, match="'eggnet'.*time, frequency, eegnet, shallow"):
+    with pytest.raises(BrainvisError, match="'eggnet'.*time, frequency, spectrum_cnn, eegnet, shallow"):
         Study(preset=preset_file(tmp_path, "start: demo\nfusion: {branches: [time, eggnet]}"))
 
 

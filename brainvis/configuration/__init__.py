@@ -1,9 +1,10 @@
 """Every hyperparameter of a study: a frozen dataclass for each stage (`settings`), presets and ablations (`presets`),
-and how a preset of one's own and an ablation change them (`changes`)."""
+sweeps (`sweeps`), and how a preset of one's own and an ablation change them (`changes`)."""
 
-from brainvis.configuration.changes import changed, configure
+from brainvis.configuration.changes import changed, combined, configure
 from brainvis.configuration.presets import ABLATIONS, FOR_DATASET, PRESETS, Ablation
 from brainvis.configuration.settings import (
+    PART_OF,
     Alignment,
     Configuration,
     FrequencyBranch,
@@ -13,11 +14,14 @@ from brainvis.configuration.settings import (
     TimeBranch,
     Training,
 )
+from brainvis.configuration.sweeps import SWEEPS
 
 __all__ = [
     "ABLATIONS",
     "FOR_DATASET",
+    "PART_OF",
     "PRESETS",
+    "SWEEPS",
     "Ablation",
     "Alignment",
     "Configuration",
@@ -28,5 +32,6 @@ __all__ = [
     "TimeBranch",
     "Training",
     "changed",
+    "combined",
     "configure",
 ]

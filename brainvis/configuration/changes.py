@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
+from itertools import combinations
 from textwrap import shorten
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from brainvis.configuration.presets import ABLATIONS, FOR_DATASET, PRESETS
 from brainvis.configuration.settings import Configuration
+from brainvis.configuration.sweeps import SWEEPS
 from brainvis.files import BrainvisError, resolve
 from brainvis.files.reading import UNSAFE, read_yaml, safe_name
 
@@ -20,6 +22,7 @@ def configure(preset: str, ablation: str, dataset: str = "phantom") -> Configura
     """The configuration of a preset for a data set, with the change that an ablation makes.
 
     Args:
+        ablation: an entry of `ABLATIONS` or `SWEEPS`, or several joined by "+", whose changes are all made.
         preset: one of `PRESETS`, or the path of a YAML file that says where it starts and what it changes:
 
             start: paper
@@ -35,9 +38,23 @@ def configure(preset: str, ablation: str, dataset: str = "phantom") -> Configura
     try:
         configuration = changed(configuration, own)
         where = f"ablation {ablation} of preset {preset}"
-        return changed(configuration, ABLATIONS[ablation].changes)
+        made = []
+        for name in ablation.split("+"):
+            changes = (ABLATIONS | SWEEPS)[name].changes
+            made.append(changes(configuration) if callable(changes) else changes)
+            configuration = changed(configuration, made[-1])
+        if any(changed(configuration, changes) != configuration for changes in made):
+            raise BrainvisError("they change the same field to different values, so that one undoes the other")
+        return configuration
     except BrainvisError as error:
         raise BrainvisError(f"{where}: {error}") from error
+
+
+def combined(ablation: str) -> list[str]:
+    """Whose changes a combination of ablations contains: `full`, each of its parts, all that some of them make, and at
+    last the combination itself. "a+b" -> ["full", "a", "b", "a+b"]."""
+    names = [name for name in ablation.split("+") if name != "full"]
+    return ["full", *("+".join(some) for n in range(len(names)) for some in combinations(names, n + 1))]
 
 
 def changed(part: Any, changes: Mapping) -> Any:

@@ -6,6 +6,8 @@ same structure that a laptop trains in minutes; `smoke` only proves that everyth
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from brainvis.configuration.settings import (
     Alignment,
     Configuration,
@@ -75,10 +77,11 @@ PRESETS = {
 
 @settings
 class Ablation:
-    """One change to the configuration: `changes` maps a stage's configuration to the fields it replaces."""
+    """One change to the configuration: `changes` maps a stage's configuration to the fields it replaces, or makes such
+    a map from the configuration that it changes."""
 
     description: str
-    changes: dict[str, dict]
+    changes: dict[str, dict] | Callable[[Configuration], dict[str, dict]]
 
 
 ABLATIONS = {

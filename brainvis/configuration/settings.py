@@ -37,6 +37,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 Steps = Annotated[int, Field(ge=1, le=999)]  # of the 1000 of Stable Diffusion, PLMS leaves out the first
 Guidance = Annotated[float, Field(ge=1)]  # 1 is none, and so would be anything less
 Branch = Annotated[str, Field(pattern=f"^{SAFE_NAME}$")]
+PART_OF = {"time": "time", "frequency": "frequency", "spectrum_cnn": "frequency"}  # branches with settings of their own
 
 
 @settings
@@ -62,6 +63,7 @@ class TimeBranch:
     feedforward: Count = 4096
     dropout: Dropout = 0.2
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    mask_per: Literal["batch", "trial"] = "batch"  # one mask for all trials of a batch, as in the release, or one each
     regressor_layers: Count = 4
     regressor_dropout: Dropout = 0.1
     codewords: Annotated[int, Field(ge=2, lt=2**31)] = 660
@@ -88,13 +90,13 @@ class TimeBranch:
 
 @settings
 class FrequencyBranch:
-    """The LSTM that reads the amplitude spectrum, one frequency after the other."""
+    """The LSTM that reads the amplitude spectrum, one frequency after the other, or the CNN in its place."""
 
     width: Count = 128
-    layers: Count = 1
+    layers: Count = 1  # of the LSTM
     highest_frequency: Positive | None = None  # hertz; None: up to the Nyquist frequency
     log_amplitude: bool = False  # the logarithm, standardised over training trials, instead of amplitudes
-    dropout: Dropout = 0.0  # of what the LSTM reads
+    dropout: Dropout = 0.0  # of what the network reads
     training: Training = Training(epochs=1000, learning_rate=1e-3, optimiser="adam", weight_decay=0.0)
 
 
@@ -126,6 +128,7 @@ class Alignment:
         "coarse",
         "fine",
     )
+    fine_weight: NotNegative = 1.0  # of the caption's terms, beside those of the class name
     mean_squared_error: bool = True  # the release adds it to the paper's cosine loss
     train_encoder: bool = True  # the fused encoder keeps learning, as in the release's third state dict
     training: Training = Training(epochs=500)
@@ -187,7 +190,8 @@ class Configuration:
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        for name in ("time", "frequency"):
+        for name, part in PART_OF.items():
             if name in self.encoders:
-                raise ValueError(f"encoders.{name}: settings of this branch stand under `{name}` itself")
+                where = f"`{part}` itself" if part == name else f"`{part}`"
+                raise ValueError(f"encoders.{name}: settings of this branch stand under {where}")
         return self

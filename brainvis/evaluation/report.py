@@ -1,27 +1,23 @@
-"""Gathers the `results.json` of all runs into tables, and writes tables and figures with an index of their runs.
+"""Gathers the `results.json` of all runs into tables.
 
 A long table has one row a number, with the run it comes from; all others are arranged from it, so that no number is
-computed or copied twice. The same results give the same files, byte for byte.
+computed or copied twice.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from brainvis.configuration import ABLATIONS
 from brainvis.evaluation.pictures import METRICS
 from brainvis.evaluation.reported import reported_table
 from brainvis.evaluation.scores import confusion_matrix
-from brainvis.files import BrainvisError, runs_folder, write_aside, write_json
+from brainvis.files import BrainvisError, runs_folder
 from brainvis.graph import STAGES, stage_named
 from brainvis.study import Product, Study, StudyError
 
@@ -30,14 +26,11 @@ CLASSIFICATION = {"top1": ("CA top-1", 3), "top3": ("CA top-3", 3), "top5": ("CA
 NUMBERS = ("value", "low", "high", "chance", "p")  # of a score
 # Columns of pictures: what comes first, then every other metric that has a title.
 FIRST = ("generation_accuracy", "inception_score", "fid", "clip_similarity", "ssim", "pixel_correlation")
-COMPARED = ("torch", "diffusers", "transformers", "open_clip_torch", "mne")  # packages that numbers may depend on
 IDENTITY = ["subject", "ablation", "protocol"]  # columns
-# Of the files of a figure; what matplotlib would otherwise write into them.
-METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
 
 def gather_scores(study: Study) -> pd.DataFrame:
-    """Every score of every run of this study's data set, preset, seed, protocol and backbone: one row a number.
+    """Every score of every run of this study's data set, preset, protocol and backbone, of all seeds: one row a number.
 
     A score is whatever a run's metrics give as {"value": ...}. Columns: `subject` (0: all subjects), `ablation` that
     owns the run, `stage`, `score` (its path in the metrics, "fused.top1"), `value`, `low` and `high` (95 % interval),
@@ -45,14 +38,16 @@ def gather_scores(study: Study) -> pd.DataFrame:
     """
     columns = ["subject", "ablation", "stage", "score", *NUMBERS, "data set", "preset", "seed", "protocol", "run"]
     rows = [row for product in gather_runs(study) for row in _rows(product)]
-    frame, keys = pd.DataFrame(rows, columns=[*columns, "fingerprint"]), ["stage", "subject", "ablation"]
+    frame, keys = pd.DataFrame(rows, columns=[*columns, "fingerprint"]), ["stage", "subject", "ablation", "seed"]
     order = {name: place for place, name in enumerate([*STAGES, *study.stages, *ABLATIONS])}
     return frame.sort_values(keys, key=lambda key: key.map(order).fillna(key), kind="stable", ignore_index=True)
 
 
 def gather_runs(study: Study, *stages: str) -> list[Product]:
-    """The runs of these stages, or of all, that are up to date."""
-    return [product for stage in stages or dict.fromkeys([*STAGES, *study.stages]) for product in study.gather(stage)]
+    """The runs of these stages, or of all, that are up to date; those of sweeps and combinations have tables of their
+    own (docs/studies)."""
+    found = (run for stage in stages or dict.fromkeys([*STAGES, *study.stages]) for run in study.gather(stage))
+    return [run for run in found if run.results["study"]["ablation"] in ABLATIONS]
 
 
 def run_of(product: Product) -> str:
@@ -125,7 +120,8 @@ def missing_runs(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["ablation", "stage", "command"])
 
 
-# Tables that people read: cells are text, a number with its 95 % interval where it has one: "0.431 [0.390, 0.472]"
+# Tables that people read: cells are text, a number with its 95 % interval where it has one: "0.431 [0.390, 0.472]".
+# `scores` are those of one seed, or means over seeds (`seeds.mean_over_seeds`): each table says of how many.
 
 
 def main_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
@@ -133,16 +129,17 @@ def main_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for variant in studies_with_runs(study, scores):
         kind = "refined" if variant.configuration.generation.refinement else "semantic"
-        pictures = _cells(scores, variant, "generation", kind, _picture_columns())
-        rows.append(_identity(variant) | _cells(scores, variant, "fusion", "fused", CLASSIFICATION) | pictures)
-    return _table(rows, IDENTITY, CLASSIFICATION | _picture_columns())
+        pictures = _cells(scores, variant, "generation", kind, _picture_columns(), "seeds, pictures")
+        classified = _cells(scores, variant, "fusion", "fused", CLASSIFICATION, "seeds, classifier")
+        rows.append(_identity(variant) | classified | pictures)
+    return _table(rows, [*IDENTITY, "seeds, classifier", "seeds, pictures"], CLASSIFICATION | _picture_columns())
 
 
 def classification_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     """Classification by ablation of the encoder (as table 3), beside what the paper reports for it."""
     own = [variant for variant in studies_with_runs(study, scores) if variant.owner("fusion") == variant.ablation]
     rows = [_identity(variant) | _cells(scores, variant, "fusion", "fused", CLASSIFICATION) for variant in own]
-    return _beside_reported(_table(rows, IDENTITY, CLASSIFICATION), 3, ["ablation"], ["top-1"])
+    return _beside_reported(_table(rows, [*IDENTITY, "seeds"], CLASSIFICATION), 3, ["ablation"], ["top-1"])
 
 
 def pictures_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
@@ -159,7 +156,7 @@ def pictures_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
             row = _identity(variant) | {"ablation": variant.owner("fusion")}
             row["pictures of"] = words if variant.configuration.generation.semantic else "refinement stage alone"
             rows.append(row | _cells(scores, variant, "generation", kind, _picture_columns()))
-    measured = _table(rows, [*IDENTITY, "pictures of"], _picture_columns())
+    measured = _table(rows, [*IDENTITY, "seeds", "pictures of"], _picture_columns())
     return _beside_reported(measured, 4, ["ablation", "pictures of"], ["GA", "IS", "FID"])
 
 
@@ -174,15 +171,18 @@ def _picture_columns() -> dict[str, tuple[str, int]]:
     return {name: (metric.title, metric.digits) for name, metric in metrics.items() if metric.title}
 
 
-def _cells(scores: pd.DataFrame, study: Study, stage: str, part: str, columns: dict) -> dict[str, str]:
-    """The cells of one row for the scores of `part`; empty where a score is missing."""
-    cells = {}
+def _cells(
+    scores: pd.DataFrame, study: Study, stage: str, part: str, columns: dict, seeds: str = "seeds"
+) -> dict[str, str]:
+    """The cells of one row for the scores of `part`, empty where a score is missing, and how many `seeds` they are of."""
+    cells, counts = {}, []
     for score, (title, digits) in columns.items():
         row = find(scores, study, stage, f"{part}.{score}")
         cells[title] = "" if row is None else f"{row['value']:.{digits}f}"
         if row is not None and not pd.isna(row["low"]):
             cells[title] += f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-    return cells
+        counts += [] if row is None else [int(row.get("seeds", 1))]
+    return cells | {seeds: str(max(counts, default=""))}
 
 
 def _table(rows: list[dict], first: list[str], columns: dict) -> pd.DataFrame:
@@ -237,63 +237,3 @@ def as_text(words: str) -> str:
 def to_csv(frame: pd.DataFrame) -> str:
     """A table as CSV, numbers at full precision."""
     return frame.to_csv(index=False, lineterminator="\n")
-
-
-class Publication:
-    """A folder of figures (PNG and PDF) and texts, and its index: which runs each was made from."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.index: dict[str, dict] = {}
-
-    def add_figure(self, name: str, figure: Figure, caption: str, made_from: Sequence[Product]) -> Figure:
-        """Write `name`.png and .pdf, with the caveats of the runs that a figure is made from; return it to be shown."""
-        if warnings := caveats(made_from):
-            figure.text(1, 0, "\n".join(warnings), ha="right", va="bottom", fontsize=7)
-        for kind, metadata in METADATA.items():
-            write = partial(figure.savefig, format=kind, dpi=200, metadata=metadata)
-            self._add(f"{name}.{kind}", write, caption, made_from)
-        return figure
-
-    def add_text(self, file: str, text: str, caption: str, made_from: Sequence[Product]) -> None:
-        """Write a table or another text; `file` is its name with ending."""
-        self._add(file, lambda path: path.write_text(text, encoding="utf-8"), caption, made_from)
-
-    def write_index(self) -> dict[str, dict]:
-        """Write `figures.json`, and return it: name -> files, caption, and the runs with their fingerprints."""
-        write_json(self.folder / "figures.json", self.index)
-        return self.index
-
-    def _add(self, file: str, write: Callable, caption: str, made_from: Sequence[Product]) -> None:
-        write_aside(self.folder / file, write)
-        known = self.index.get(Path(file).stem, {"files": [], "made from": {}})
-        runs = known["made from"] | {run_of(product): product.results["fingerprint"] for product in made_from}
-        entry = {"files": [*known["files"], file], "caption": caption, "made from": dict(sorted(runs.items()))}
-        self.index[Path(file).stem] = entry
-
-
-def caveats(made_from: Sequence[Product]) -> list[str]:
-    """What has to be said of results on their face: permuted labels, test trials, others' weights, accepted runs, code
-    that was not committed, packages of other versions than the pinned ones or than those here."""
-    results = [product.results for product in made_from]
-    said = []
-    if any(result.get("configuration", {}).get("permuted_labels") for result in results):
-        said.append("PERMUTED LABELS: every score has to be at chance")
-    if any(result["study"]["protocol"] == "paper" for result in results):
-        said.append("paper protocol: epochs chosen on TEST trials")
-    if any(result.get("original") for result in results):
-        said.append("original weights of the paper's authors, not trained here")
-    made_with = [result.get("made_with", {}) for result in results]
-    if any(made.get("modified") for made in made_with):
-        said.append("made from a modified work tree")
-    others = dict.fromkeys(
-        f"{name} {found}" for made in made_with for name, found in made.get("not_pinned", {}).items()
-    )
-    said += [f"not the pinned versions: {', '.join(others)}"] if others else []
-    reasons = dict.fromkeys(entry["reason"] for result in results for entry in result.get("accepted") or ())
-    said += [f"accepted by hand: {reason}" for reason in reasons]
-    differing = []
-    for name, here in ((name, version(name)) for name in COMPARED):
-        others = {result.get("made_with", {}).get("packages", {}).get(name, here) for result in results} - {here}
-        differing += [f"{name} {', '.join(sorted(others))} (here {here})"] if others else []
-    return [*said, f"made with {', '.join(differing)}"] if differing else said

@@ -16,6 +16,7 @@ from brainvis.evaluation.bootstrap import (
     interval,
     interval_and_p,
     mean_interval,
+    over_seeds,
     resample_weights,
     weighted_means,
 )
@@ -26,7 +27,8 @@ TOP = (1, 3, 5)
 def classification_scores(
     logits: ArrayLike, labels: ArrayLike, n_bootstrap: int = RESAMPLES, seed: int = 0, groups: ArrayLike | None = None
 ) -> dict:
-    """Top-1, top-3, top-5 accuracy and macro F1 of logits (trial, class) for right classes (trial,).
+    """Top-1, top-3, top-5 accuracy and macro F1 of logits (trial, class) for right classes (trial,); of several seeds,
+    (seed, trial, class), the means over seeds, with intervals that contain them, see `bootstrap.over_seeds`.
 
     Resamples are drawn within the right classes, so that none is without trials, and of whole `groups` (trial,), the
     picture that each trial shows; see `bootstrap.resample_weights`. Even so macro F1 is lower in resamples than in the
@@ -37,12 +39,11 @@ def classification_scores(
     the classes that occur among labels or predictions, as in scikit-learn; `trials`, `classes`. ValueError: no trials,
     shapes that do not fit, logits that are not finite, labels out of range.
     """
-    logits, labels = _checked(logits, labels)
-    weights = resample_weights(len(labels), n_bootstrap, seed, groups, strata=labels)
-    scores = {name: interval(*values) for name, values in _scores(logits, labels, weights).items()}
+    resampled, labels, classes = _resampled(logits, labels, n_bootstrap, seed, groups)
+    scores = {name: interval(*values) for name, values in resampled.items()}
     for k in TOP:
-        scores[f"top{k}"]["chance"] = min(1.0, k / logits.shape[1])
-    return {**scores, "trials": len(labels), "classes": logits.shape[1]}
+        scores[f"top{k}"]["chance"] = min(1.0, k / classes)
+    return {**scores, "trials": len(labels), "classes": classes}
 
 
 def paired_difference(
@@ -53,15 +54,15 @@ def paired_difference(
     seed: int = 0,
     groups: ArrayLike | None = None,
 ) -> dict[str, dict[str, float]]:
-    """How much better one classifier is than another on the same trials: paired bootstrap of score - other score.
+    """How much better one classifier is than another on the same trials: paired bootstrap of score - other score, of
+    several seeds by seed and trial.
 
     Returns {"value", "low", "high", "p"} for `top1`, `top3`, `top5` and `macro_f1`, see `bootstrap.interval_and_p`;
-    resamples are those of `classification_scores`.
+    logits and resamples are those of `classification_scores`.
     """
-    logits, labels = _checked(logits, labels)
-    other, _ = _checked(other, labels)
-    weights = resample_weights(len(labels), n_bootstrap, seed, groups, strata=labels)
-    first, second = _scores(logits, labels, weights), _scores(other, labels, weights)
+    if np.ndim(logits) != np.ndim(other) or len(logits) != len(other):
+        raise ValueError(f"logits {np.shape(logits)} and {np.shape(other)} have to be of the same seeds and trials")
+    first, second = (_resampled(each, labels, n_bootstrap, seed, groups)[0] for each in (logits, other))
     return {
         name: interval_and_p(value - second[name][0], resampled - second[name][1])
         for name, (value, resampled) in first.items()
@@ -193,6 +194,22 @@ def _scores(logits: NDArray, labels: NDArray, weights: NDArray) -> dict[str, tup
     macro[1:] = (macro[1:] + macro[0] - macro[1:].mean()).clip(0, 1)  # see `classification_scores`
     scores["macro_f1"] = macro
     return {name: (values[0], values[1:]) for name, values in scores.items()}
+
+
+def _resampled(
+    logits: ArrayLike, labels: ArrayLike, n_bootstrap: int, seed: int, groups: ArrayLike | None
+) -> tuple[dict[str, tuple[float, NDArray]], NDArray, int]:
+    """Value and resamples (resample,) of each score, the mean over seeds of logits ([seed,] trial, class); the labels
+    and the number of classes. The same labels and groups are drawn alike, so that differences are paired."""
+    of_seeds = [_checked(each, labels) for each in (logits if np.ndim(logits) == 3 else [logits])]
+    classes, labels = of_seeds[0][0].shape[1], of_seeds[0][1]
+    weights = resample_weights(len(labels), n_bootstrap, seed, groups, strata=labels)
+    found = [_scores(each, labels, weights) for each, _ in of_seeds]  # (seed) of score -> value, (resample,)
+    over = {
+        name: (np.mean([one[name][0] for one in found]), over_seeds([one[name][1] for one in found], seed))
+        for name in found[0]
+    }
+    return over, labels, classes
 
 
 def _finite(logits: ArrayLike) -> NDArray[np.float64]:

@@ -5,14 +5,16 @@ yours: `ENCODERS["mine"] = MyEncoder`.
 """
 
 import inspect
+from importlib.util import find_spec
 from pkgutil import resolve_name
 
-from brainvis.configuration import Configuration
+from brainvis.configuration import PART_OF, Configuration
 from brainvis.files import BrainvisError
 
 ENCODERS: dict[str, str | type] = {
     "time": "brainvis.models.time:TimeEncoder",
     "frequency": "brainvis.models.frequency:FrequencyEncoder",
+    "spectrum_cnn": "brainvis.models.spectrum_cnn:SpectrumCNN",
     "eegnet": "brainvis.models.eegnet:EEGNet",
     "shallow": "brainvis.models.shallow:ShallowFBCSPNet",
 }
@@ -34,12 +36,25 @@ def encoder_class(name: str) -> type:
     )
 
 
+def encoder_module(name: str) -> str:
+    """Dotted name of the module that an encoder comes from, which stays unread; EncoderError lists those there are."""
+    if name.startswith("braindecode."):
+        if find_spec("braindecode") is None:
+            raise EncoderError(f"the branch {name!r} needs braindecode, which is not installed: pip install it")
+        return "brainvis.models.braindecode"
+    if name not in ENCODERS:
+        raise EncoderError(f"a branch is {name!r}; it has to be one of: {', '.join(ENCODERS)}")
+    entry = ENCODERS[name]
+    return entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
+
+
 def new_encoder(
     name: str, configuration: Configuration, n_chans: int, n_times: int, sfreq: float, n_outputs: int | None = None
 ):
     """An untrained `Encoder` with its part of the configuration: `time`, `frequency` or `encoders[name]`."""
-    ours = {"time": {"config": configuration.time}, "frequency": {"config": configuration.frequency}}
-    kind, options = encoder_class(name), ours.get(name) or configuration.encoders.get(name, {})
+    kind, options = encoder_class(name), configuration.encoders.get(name, {})
+    if name in PART_OF:
+        options = {"config": getattr(configuration, PART_OF[name])}
     try:
         inspect.signature(kind).bind(n_chans, n_times, sfreq, n_outputs, **options)
     except TypeError as error:

@@ -70,7 +70,8 @@ class AlignedEncoder(nn.Module):
 def semantic_interpolation_loss(
     predicted: Tensor, coarse: Tensor, fine: Tensor, config: Alignment
 ) -> dict[str, Tensor]:
-    """Sum over `config.targets` of 1 - cos(target, prediction), plus the mean squared error where configured.
+    """Sum over `config.targets` of 1 - cos(target, prediction), plus the mean squared error where configured; the terms
+    of the caption count `config.fine_weight` times.
 
     The cosine is that of whole text embeddings (b, tokens, width) flattened, as in the release, not a mean over tokens.
     The prediction is drawn to both targets at once: "interpolation". Returns means over the batch: `loss`, and for both
@@ -86,9 +87,10 @@ def semantic_interpolation_loss(
         terms[f"cosine_{name}"] = functional.cosine_similarity(predicted, target, dim=1).mean()
         terms[f"error_{name}"] = functional.mse_loss(predicted, target)
         if name in config.targets:
-            terms["loss"] = terms["loss"] + 1 - terms[f"cosine_{name}"]
+            weight = config.fine_weight if name == "fine" else 1.0
+            terms["loss"] = terms["loss"] + weight - weight * terms[f"cosine_{name}"]
             if config.mean_squared_error:
-                terms["loss"] = terms["loss"] + terms[f"error_{name}"]
+                terms["loss"] = terms["loss"] + weight * terms[f"error_{name}"]
     return terms
 
 

@@ -1,4 +1,7 @@
-"""The frequency branch: an LSTM reads the amplitude spectrum, frequency by frequency (Fu et al., section 2.2)."""
+"""The frequency branch: an LSTM reads the amplitude spectrum, frequency by frequency (Fu et al., section 2.2).
+
+`SpectrumEncoder` is what it shares with `brainvis.models.spectrum_cnn`, which reads the same.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +14,11 @@ DEFAULT = FrequencyBranch()
 SMALLEST = 1e-6  # amplitude, which keeps the logarithm finite where a filter left nothing
 
 
-class FrequencyEncoder(Encoder):
-    """relu(W h + b), where h is the LSTM's state after the highest frequency.
+class SpectrumEncoder(Encoder):
+    """Reads the amplitude spectrum of a trial: amplitudes as they are, as in the release; or, with `log_amplitude`,
+    their logarithm, standardised at each frequency and channel by the trials that `prepare` was given."""
 
-    The LSTM reads amplitudes as they are, as in the release; or, with `log_amplitude`, their logarithm, standardised at
-    each frequency and channel by the trials that `prepare` was given. Amplitudes of 0.5 s of EEG are so large and so
-    alike that gates are saturated by what all trials have in common: hundreds of epochs are needed to get past it.
-    """
-
-    def __init__(
-        self, n_chans: int, n_times: int, sfreq: float, n_outputs: int | None = None, config: FrequencyBranch = DEFAULT
-    ) -> None:
+    def __init__(self, n_chans: int, n_times: int, sfreq: float, config: FrequencyBranch) -> None:
         super().__init__()
         self.config, self.width, self.sfreq = config, config.width, sfreq
         self.frequencies = len(frequencies(n_times, sfreq, config.highest_frequency))
@@ -29,9 +26,6 @@ class FrequencyEncoder(Encoder):
             self.register_buffer("mean", torch.zeros(self.frequencies, n_chans))
             self.register_buffer("deviation", torch.ones(self.frequencies, n_chans))
         self.dropout = nn.Dropout(config.dropout)
-        self.lstm = nn.LSTM(n_chans, config.width, config.layers, batch_first=True)
-        self.output = nn.Linear(config.width, config.width)
-        self.add_classifier(n_outputs)
 
     @torch.no_grad()
     def prepare(self, trials: Tensor) -> None:
@@ -48,13 +42,29 @@ class FrequencyEncoder(Encoder):
         self.deviation.copy_((squares / len(trials) - mean.square()).clamp(min=1e-12).sqrt())
 
     def spectra(self, trials: Tensor) -> Tensor:
-        """What the LSTM reads: (b, channel, time) -> (b, frequency, channel)."""
+        """What the network reads: (b, channel, time) -> (b, frequency, channel)."""
         if self.config.log_amplitude:
             return (self._log_amplitudes(trials) - self.mean) / self.deviation
         return amplitude_spectrum(trials, self.sfreq, self.config.highest_frequency)
 
     def _log_amplitudes(self, trials: Tensor) -> Tensor:
         return (amplitude_spectrum(trials, self.sfreq, self.config.highest_frequency) + SMALLEST).log()
+
+
+class FrequencyEncoder(SpectrumEncoder):
+    """relu(W h + b), where h is the LSTM's state after the highest frequency.
+
+    Amplitudes of 0.5 s of EEG are so large and so alike that gates are saturated by what all trials have in common:
+    hundreds of epochs are needed to get past it, unless the LSTM reads standardised logarithms.
+    """
+
+    def __init__(
+        self, n_chans: int, n_times: int, sfreq: float, n_outputs: int | None = None, config: FrequencyBranch = DEFAULT
+    ) -> None:
+        super().__init__(n_chans, n_times, sfreq, config)
+        self.lstm = nn.LSTM(n_chans, config.width, config.layers, batch_first=True)
+        self.output = nn.Linear(config.width, config.width)
+        self.add_classifier(n_outputs)
 
     def embed(self, trials: Tensor) -> Tensor:
         states, _ = self.lstm(self.dropout(self.spectra(trials)))

@@ -157,12 +157,33 @@ def draw_mask(encoder: TimeEncoder, generator: torch.Generator | None = None) ->
     return mask
 
 
+def draw_masks(encoder: TimeEncoder, trials: int, generator: torch.Generator | None = None) -> Tensor:
+    """(trial, unit) bool, true where masked: equally many units of each trial, drawn for each."""
+    return torch.stack([draw_mask(encoder, generator) for _ in range(trials)])
+
+
+def units_at(units: Tensor, index: Tensor) -> Tensor:
+    """Of units (b, n, width) those at `index`, (m,) of all trials or (b, m) of each: (b, m, width)."""
+    return units[:, index] if index.ndim == 1 else units[torch.arange(len(units), device=units.device)[:, None], index]
+
+
+def variance_over_trials(target: Tensor, masked: Tensor) -> Tensor:
+    """Mean squared distance of targets (b, m, width) from the mean, over the trials, of the unit that each belongs to;
+    `masked` (m,) or (b, m)."""
+    if masked.ndim == 1:
+        return target.var(dim=0, correction=0).mean()
+    unit, values = masked.flatten(), target.flatten(0, 1)  # (b m,), (b m, width)
+    totals = values.new_zeros(int(unit.max()) + 1, values.shape[1]).index_add_(0, unit, values)
+    means = totals / unit.bincount(minlength=len(totals)).clamp(min=1)[:, None]
+    return (values - means[unit]).square().mean()
+
+
 @dataclass(frozen=True)
 class MaskedPrediction:
-    """What LMM sees, wants and says about a batch; `masked` and `visible` index the units of a trial."""
+    """What LMM sees, wants and says about a batch; `masked` and `visible` index the units of all trials, or of each."""
 
-    masked: Tensor  # (m,)
-    visible: Tensor  # (v,)
+    masked: Tensor  # (m,) or (b, m)
+    visible: Tensor  # (v,) or (b, v)
     regressed: Tensor  # (b, m, width), the regressor's output, or the predictor's
     target: Tensor  # (b, m, width), the target encoder's output, as the regressed has to be
     tokens: Tensor  # (b, m), the codewords that the masked units have
@@ -213,12 +234,15 @@ class LatentMaskedModel(nn.Module):
     def losses(self, trials: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None) -> dict:
         """Both losses of trials (b, channel, time), and how the codebook is used, as scalars.
 
-        `mask` (unit,) bool is drawn where it is None, by `generator`, on the CPU, as the tokens are. Returns `loss` =
+        `mask`, bool, (unit,) for all trials or (b, unit), is drawn where it is None, as `mask_per` says, by
+        `generator`, on the CPU, as the tokens are. Returns `loss` =
         regression_weight * `regression` + classification_weight * `classification`; `regression_of_mean`, the first
         where each target is predicted by its mean over the trials; `token_accuracy`, and `token_chance`, that of the
         most frequent token; `codewords_used`, how many different ones; `perplexity` of the tokens (all the same: 1).
         """
-        mask = self.draw_mask(generator) if mask is None else mask
+        if mask is None:
+            per_trial = self.config.mask_per == "trial"
+            mask = draw_masks(self.encoder, len(trials), generator) if per_trial else self.draw_mask(generator)
         prediction = self.predict(trials, mask, partial(gumbel_arg_max, generator=generator))
         scores, tokens, config = prediction.token_scores.flatten(0, 1), prediction.tokens.flatten(), self.config
         regression = functional.mse_loss(prediction.regressed.float(), prediction.target.float())
@@ -230,7 +254,7 @@ class LatentMaskedModel(nn.Module):
             "loss": config.regression_weight * regression + config.classification_weight * classification,
             "regression": regression,
             "classification": classification,
-            "regression_of_mean": prediction.target.float().var(dim=0, correction=0).mean(),
+            "regression_of_mean": variance_over_trials(prediction.target.float(), prediction.masked),
             "token_accuracy": (scores.argmax(dim=-1) == tokens).float().mean(),
             "token_chance": counts.max() / len(tokens),
             "codewords_used": (counts > 0).float().sum(),
@@ -238,25 +262,33 @@ class LatentMaskedModel(nn.Module):
         }
 
     def predict(self, trials: Tensor, mask: Tensor, draw: Callable[[Tensor], Tensor] | None = None) -> MaskedPrediction:
-        """What the losses see of trials (b, channel, time). Tokens are what `draw` picks, by default the likeliest."""
-        if mask.shape != (self.encoder.units,) or mask.dtype != torch.bool:
-            raise ValueError(f"the mask must be bool and ({self.encoder.units},), not {mask.dtype} {tuple(mask.shape)}")
-        masked, visible = (where.nonzero().flatten().to(trials.device, non_blocking=True) for where in (mask, ~mask))
+        """What the losses see of trials (b, channel, time). Tokens are what `draw` picks, by default the likeliest.
+
+        ValueError: a mask that is not bool, of other shapes than `losses` takes, or of trials with more or fewer units.
+        """
+        if mask.dtype != torch.bool or mask.shape not in ((units := self.encoder.units,), (len(trials), units)):
+            shapes = f"({self.encoder.units},) or ({len(trials)}, {self.encoder.units})"
+            raise ValueError(f"the mask must be bool and {shapes}, not {mask.dtype} {tuple(mask.shape)}")
+        if len(counts := mask.sum(-1).unique()) > 1:
+            raise ValueError(f"the mask hides {counts.tolist()} units; it has to hide as many of each trial")
+        places = (where.nonzero()[:, -1].view(*mask.shape[:-1], -1) for where in (mask, ~mask))
+        masked, visible = (place.to(trials.device, non_blocking=True) for place in places)  # (m,) or (b, m); (v,) ...
         projected = self.encoder.project(trials)  # (b, unit, width)
         placed = projected + self.encoder.position
-        encoded = self.encoder.transformer(placed[:, visible])  # (b, v, width)
+        encoded = self.encoder.transformer(units_at(placed, visible))  # (b, v, width)
         with torch.no_grad():
             if self.config.target_sees == "masked":
-                target = self.target_encoder(placed[:, masked])  # (b, m, width)
+                target = self.target_encoder(units_at(placed, masked))  # (b, m, width)
             else:
-                target = self.target_encoder(placed)[:, masked]
+                target = units_at(self.target_encoder(placed), masked)
             if self.config.target_standardised:
                 deviation, mean = torch.std_mean(target.float(), dim=(0, 1))
                 target = (target.float() - mean) / (deviation + 1e-6)
-        queries = repeat(self.mask_token + self.encoder.position[masked], "m width -> b m width", b=len(trials))
+        queries = self.mask_token + self.encoder.position[masked]  # (m, width) or (b, m, width)
+        queries = queries if queries.ndim == 3 else repeat(queries, "m width -> b m width", b=len(trials))
         regressed = self.regressor(queries, asked=encoded)
         # detach, not no_grad: under no_grad autocast would keep a copy of the weights that no gradient reaches
-        codes = self.tokeniser(projected[:, masked].detach()).detach()
+        codes = self.tokeniser(units_at(projected, masked).detach()).detach()
         tokens = codes.argmax(dim=-1) if draw is None else draw(codes)
         scores = self.tokeniser(regressed)
         return MaskedPrediction(masked, visible, self.predictor(regressed), target, tokens, scores)

@@ -54,7 +54,7 @@ def single_trials_figure(data: EEGDataset, trials: list[int], channels: int = 8)
     """A few trials as they are, `channels` of their channels one above the other."""
     figure, axes = panels(1, len(trials), height=3.6, sharey=True, squeeze=False)
     for axis, trial in zip(axes.flat, trials, strict=True):
-        style.show_trial(axis, data, trial, channels, among=trials)
+        style.show_trial(axis, data, trial, channels, trials, style.FILE_UNIT if trial == trials[-1] else None)
         axis.set_title(
             f"{style.words(data.class_names[data.labels[trial]], 24)}\nsubject {data.subjects[trial]}, trial {trial}"
         )
@@ -78,7 +78,9 @@ def evoked_figure(data: EEGDataset, evoked: Tensor, moments: int = 4) -> Figure:
             info = mne.create_info(list(data.channels), data.sampling_rate, "eeg").set_montage(data.montage)
             limit = evoked[:, peaks].abs().max().item()
             look = {"cmap": style.DIVERGING, "vlim": (-limit, limit), "sensors": False, "show": False}
-            mne.viz.plot_topomap(evoked[:, peak].numpy(), info, axes=axis, **look)
+            picture, _ = mne.viz.plot_topomap(evoked[:, peak].numpy(), info, axes=axis, **look)
+    if peaks:
+        figure.colorbar(picture, ax=axes[0, 1:], label=VALUES, shrink=0.7)
     return figure
 
 
@@ -126,7 +128,7 @@ def spectra_figure(hertz: Tensor, spectra: dict[str, Tensor], evoked: Tensor, av
     right.plot(hertz, whole, color=PALETTE[0], label="single trials")
     right.plot(hertz, evoked.mean(1), color=PALETTE[3], label="averaged first")
     right.plot(hertz, whole / averaged**0.5, color=grey, linestyle="--", label="if all phases were random")
-    right.set_title("what averaging keeps")
+    right.set(ylabel="|FFT|, mean over channels", title="what averaging keeps")
     for axis in (left, right):
         axis.set_xlabel("frequency (Hz)")
         axis.legend()

@@ -30,10 +30,7 @@ def reconstruction_figure(
             axis.imshow(stages[stage][trial, sample])
             if seen:
                 name = seen[stage][trial][sample]
-                colour = COLOUR_OF["fused" if name == shown[trial] else "test"]
-                axis.set_frame_on(True)
-                axis.spines[:].set(visible=True, color=colour, linewidth=2)
-                axis.set_xlabel(style.words(name, 20), fontsize=7, color=colour, labelpad=2)
+                style.mark_hit(axis, name == shown[trial], name)
     heads = ["shown", *(f"{STAGE_NAMES[stage]} {sample + 1}" for stage, sample in cells)]
     for axis, head in zip(axes[0, 1:], heads, strict=True):
         axis.set_title(head, loc="center", fontsize=8)

@@ -7,7 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -15,20 +18,32 @@ from brainvis.data.dataset import EEGDataset
 
 Pixels = NDArray[np.uint8]
 WIDTH, HEIGHT = 9.0, 3.0  # inches, of a figure as wide as the text, and of one row of panels
+FILE_UNIT = "units of the file"  # of EEG, standardised or microvolts
 MANY = 20  # names: more than this do not fit on an axis or in a legend
-PALETTE = sns.color_palette("colorblind")
+# Blue, orange, indigo, vermilion, ...: seaborn's colour-blind palette without its green, which some see as its red.
+PALETTE = sns.color_palette(
+    ["#0173b2", "#e69f00", "#542788", "#d55e00", "#cc78bc", "#7f4a1e", "#fbafe4", "#949494", "#f0e442", "#56b4e9"]
+)
 SEQUENTIAL, DIVERGING = "mako", "vlag"  # from nothing to much; around zero
 # One colour for one thing, in every figure.
 COLOUR_OF = {"time": PALETTE[0], "frequency": PALETTE[1], "fused": PALETTE[2]}
 COLOUR_OF |= {"late": sns.light_palette(PALETTE[2], 3)[1], "referee": (0.15, 0.15, 0.15)}
 COLOUR_OF |= {"train": PALETTE[7], "validation": PALETTE[4], "test": PALETTE[3]}
-COLOUR_OF |= {"semantic": PALETTE[9], "refined": PALETTE[8], "chance": (0.45, 0.45, 0.45), "truth": (0.15, 0.15, 0.15)}
+COLOUR_OF |= {"semantic": PALETTE[9], "refined": PALETTE[5], "chance": (0.45, 0.45, 0.45), "truth": (0.15, 0.15, 0.15)}
+COLOUR_OF |= {"hit": PALETTE[0], "miss": PALETTE[3]}
 OTHERS = [PALETTE[number] for number in (5, 6, 8, 9, 4, 3)]  # of branches that are not named here
 LOOK = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
-LOOK |= {"image.interpolation": "nearest", "pdf.fonttype": 42, "figure.dpi": 90}  # text stays text; enough for a screen
+LOOK |= {"image.interpolation": "nearest", "pdf.fonttype": 42, "figure.dpi": 90}  # text stays text
 LOOK |= {"text.parse_math": False}  # a class may be called "$5"
+LOOK |= {"axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8, "legend.title_fontsize": 8}
+LOOK |= {"xtick.labelsize": 8, "ytick.labelsize": 8, "font.size": 9}
 PLAIN = {"frame_on": False, "xticks": [], "yticks": []}  # axes of a picture
-sns.set_theme(style="ticks", context="notebook", palette="colorblind", font_scale=0.8, rc=LOOK)
+# The font comes with matplotlib, so that figures are the same on every machine.
+sns.set_theme(style="ticks", font="DejaVu Sans", palette=PALETTE, rc=LOOK)
+if get_ipython():  # imported here: where there is no shell yet, this import would take the pictures from the notebook
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    set_matplotlib_formats("retina")  # twice as many pixels
 # In tables, too, names are text: neither HTML nor formulas.
 TABLES = {"styler.format.escape": "html", "styler.html.mathjax": False, "display.html.use_mathjax": False}
 for option, value in TABLES.items():
@@ -109,8 +124,81 @@ def estimates(axes: Axes, groups: Mapping, places: Mapping, *, bars=False, scale
     axes.set_xticks(range(len(places)), places.values())
 
 
-def show_trial(axes: Axes, data: EEGDataset, trial: int, channels: int, among: Sequence[int]) -> None:
-    """Some channels of a trial one above the other, at distances that fit the trials it is drawn among."""
+def amplitude_bar(axes: Axes, amount: float, unit: str) -> None:
+    """A vertical bar of about this height right of the traces, rounded to 1, 2 or 5, with its size and unit."""
+    power = 10.0 ** np.floor(np.log10(amount))
+    size = power * max(step for step in (1, 2, 5) if step * power <= amount * 1.001)
+    limits, across = axes.get_ylim(), axes.get_yaxis_transform()
+    bottom = min(limits)
+    axes.plot([1.01, 1.01], [bottom, bottom + size], color="black", linewidth=1.5, transform=across, clip_on=False)
+    axes.text(1.02, bottom, f"{size:g} {words(unit, 20)}", fontsize=7, rotation=90, va="bottom", transform=across)
+    axes.set_ylim(limits)
+
+
+def mark_hit(axes: Axes, hit: bool, name: str) -> None:
+    """Frame a picture and write beneath it the name that was read from it, ticked or crossed: never by colour alone."""
+    colour = COLOUR_OF["hit" if hit else "miss"]
+    axes.set_frame_on(True)
+    axes.spines[:].set(visible=True, color=colour, linewidth=2, linestyle="-" if hit else (0, (2, 1)))
+    axes.set_xlabel(f"{'✓' if hit else '✗'} {words(name, 20)}", fontsize=7, color=colour, labelpad=2)
+
+
+def unlabelled(figure: Figure) -> list[str]:
+    """What a reader would miss in a figure: an empty list if every axis says what it shows and in which unit.
+
+    Axes with numbers need a label, their own or that of the panel they share the axis with; axes whose ticks are names
+    need none. A map (a picture of one number a pixel) needs a colour bar with a label, or its numbers written into it;
+    a photograph needs neither. Where there are several panels, each needs a title or a label.
+    """
+    missing, bars = [], [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    maps = [mapped for axes in figure.axes if axes not in bars for mapped in _maps(axes)]
+    explained = {(mapped.get_cmap().name, mapped.get_clim()) for mapped in maps if mapped.colorbar}
+    for number, axes in enumerate(figure.axes):
+        where = f"panel {number} ({axes.get_title() or axes.get_title('left') or axes.get_title('center')})"
+        photograph = not (len(axes.get_xticks()) or len(axes.get_yticks()))
+        if not axes.axison or not axes.get_visible() or not axes.has_data() and axes not in bars:
+            continue
+        for mapped in [] if axes in bars else _maps(axes):
+            written = len(axes.texts) >= np.size(mapped.get_array())
+            if not written and (mapped.get_cmap().name, mapped.get_clim()) not in explained:
+                missing.append(f"{where}: a map without a colour bar")
+        if axes in bars:
+            missing += [] if axes.get_xlabel() or axes.get_ylabel() else [f"{where}: a colour bar without a label"]
+        elif not photograph:
+            for which, shared in (("x", axes.get_shared_x_axes()), ("y", axes.get_shared_y_axes())):
+                label = any(getattr(other, f"get_{which}label")() for other in shared.get_siblings(axes))
+                if not label and not getattr(figure, f"get_sup{which}label")() and _numbers(axes, which):
+                    missing.append(f"{where}: no {which} label")
+    return missing
+
+
+def _maps(axes: Axes) -> list[ScalarMappable]:
+    """Pictures and meshes of one number a pixel, whose colours stand for it."""
+    drawn = [drawn for drawn in (*axes.images, *axes.collections) if isinstance(drawn, ScalarMappable)]
+    drawn = [drawn for drawn in drawn if drawn.get_array() is not None and not isinstance(drawn, ContourSet)]
+    return [mapped for mapped in drawn if np.ndim(mapped.get_array()) < 3]
+
+
+def _numbers(axes: Axes, which: str) -> bool:
+    """Whether the ticks of an axis are numbers, not names, and are shown."""
+    ticks = [label.get_text() for label in getattr(axes, f"get_{which}ticklabels")() if label.get_visible()]
+    found = [tick.replace("\N{MINUS SIGN}", "-").strip("$%") for tick in ticks if tick]
+    return any("mathdefault" in tick or _is_number(tick) for tick in found)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def show_trial(
+    axes: Axes, data: EEGDataset, trial: int, channels: int, among: Sequence[int], unit: str | None = FILE_UNIT
+) -> None:
+    """Some channels of a trial one above the other, at distances that fit the trials it is drawn among; with an
+    amplitude bar, unless `unit` is None."""
     shown = np.linspace(0, len(data.channels) - 1, min(channels, len(data.channels))).round().astype(int)
     step = 6 * data.trials[among][:, shown].std().item()  # six standard deviations apart: lines rarely meet
     heights = -step * np.arange(len(shown))
@@ -118,3 +206,5 @@ def show_trial(axes: Axes, data: EEGDataset, trial: int, channels: int, among: S
     axes.plot(1000 * data.times, signals.T, color="black", linewidth=0.6)
     axes.set_yticks(heights, [words(data.channels[channel], 12) for channel in shown])
     axes.set_xlabel("time after onset (ms)")
+    if unit:
+        amplitude_bar(axes, step, unit)

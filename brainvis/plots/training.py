@@ -39,10 +39,13 @@ def latents_figure(predictions: dict, dimensions: int = 40) -> Figure:
         limit = target[0].abs().quantile(0.98).item()
         for axis, name, values in ((left, "target", target), (right, "regressed", regressed)):
             picture = values[0, :, :dimensions].T
-            axis.imshow(picture, aspect="auto", cmap=style.DIVERGING, vmin=-limit, vmax=limit)
+            shown = axis.imshow(picture, aspect="auto", cmap=style.DIVERGING, vmin=-limit, vmax=limit)
             axis.set(xlabel="masked unit", title=f"{when}: {name}")
         error = (regressed - target).square().mean() / target.var(0, correction=0).mean().clamp(min=1e-12)
         left.set_ylabel("dimension of the latent unit")
+        right.sharey(left)
+        right.tick_params(labelleft=False)
+        figure.colorbar(shown, ax=[left, right], label="latent value", shrink=0.8)
         right.set_xlabel(f"masked unit\n(error {100 * error.item():.0f} % of the variance over trials)")
     return figure
 
@@ -62,7 +65,7 @@ def curve(axis: Axes, history: History, term: str, title: str) -> None:
         values = [100 * value for value in values] if "%" in title else values
         axis.plot(epochs, values, ".-", color=COLOUR_OF[part], label=part)
     axis.axvline(history.best_epoch, color="black", linestyle=":", linewidth=1, label="epoch kept")
-    axis.set(xlabel="epoch", title=title)
+    axis.set(xlabel="epoch", ylabel=title)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.legend()
 
@@ -72,10 +75,10 @@ def pretraining_figure(history: History, before: dict[str, float], chance: float
     the codebook; what becomes of the encoder; linear probes (untrained: `before`, by readout, as `probe_encoder`)."""
     figure, axes = panels(2, 3, height=5.2)
     (regression, classification, accuracy), (perplexity, state, probe) = axes
-    curve(regression, history, "regression", "regression loss (mean squared error)")
-    curve(classification, history, "classification", "classification loss (cross-entropy)")
-    curve(accuracy, history, "token_accuracy", "masked tokens named rightly (%)")
-    curve(perplexity, history, "perplexity", "codewords in use (perplexity)")
+    curve(regression, history, "regression", "regression loss (MSE)")
+    curve(classification, history, "classification", "token loss (cross-entropy)")
+    curve(accuracy, history, "token_accuracy", "masked-token accuracy (%)")
+    curve(perplexity, history, "perplexity", "codewords used (perplexity)")
     for axis, term, scale, label in (
         (regression, "regression_of_mean", 1, "mean of the targets"),
         (accuracy, "token_chance", 100, "most frequent token"),
@@ -90,7 +93,7 @@ def pretraining_figure(history: History, before: dict[str, float], chance: float
     for (term, label), marker in zip(names.items(), "os^", strict=True):
         state.plot(*history.curve(term), f"{marker}-", label=label)
     style.log_scale(state)
-    state.set(xlabel="epoch", title="the encoder's latent units")
+    state.set(xlabel="epoch", ylabel="latent units of the encoder")
     state.legend()
     readouts = {"mean_of_units": "probe_accuracy", "all_units": "probe_of_all_units"}
     for (readout, term), marker in zip(readouts.items(), "os", strict=True):
@@ -98,7 +101,7 @@ def pretraining_figure(history: History, before: dict[str, float], chance: float
         values = [100 * value for value in (before[readout], *values)]
         probe.plot([0, *epochs], values, f"{marker}-", label=readout.replace("_", " "))
     style.chance_line(probe, 100 * chance)
-    probe.set(xlabel="epoch", title="linear probe (% right)", ylim=(0, None))
+    probe.set(xlabel="epoch", ylabel="linear probe accuracy (%)", ylim=(0, None))
     probe.legend()
     for axis in (state, probe):
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))

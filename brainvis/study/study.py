@@ -6,6 +6,7 @@ A notebook opens one and asks it for everything; paths stay in here.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -110,6 +111,13 @@ class Study(Choice):
         """The file of all text embeddings that this backbone has made, shared by all studies."""
         return data_folder("text_embeddings") / f"{self.generator.fingerprint()}.safetensors"
 
+    @property
+    def seeds(self) -> list[int]:
+        """This seed and every other of which there are runs of the same study."""
+        names = [folder.name for folder in runs_folder().iterdir()] if runs_folder().is_dir() else []
+        numbers = {int(number) for name in names for number in re.findall(r"_seed-(\d+)", name)} | {0}
+        return sorted({seed for seed in numbers if self.name_of_seed(seed) in names} | {self.seed})
+
     # What comes out
 
     def save(
@@ -145,7 +153,7 @@ class Study(Choice):
             write_aside(folder / "arrays.safetensors", lambda path: save_file(plain, path))
         made = [folder / f"{name}.safetensors" for name in [*(weights or {}), *(["arrays"] if arrays else [])]]
         made += sorted(self.pictures.rglob("*.*")) if stage == "generation" else []
-        owner = self.with_ablation(self.owner(stage))
+        owner = self.owning(stage)
         results = {
             "stage": stage,
             "study": {f.name: getattr(owner, f.name) for f in fields(Choice)},
@@ -226,9 +234,9 @@ class Study(Choice):
         return {"data": self.data_contents, "backbone": self.generator.contents() if draws else {}}
 
     def gather(self, stage: str) -> list[Product]:
-        """The runs of `stage` of all subjects and ablations of this study that are whole and up to date."""
+        """The runs of `stage` of all seeds, subjects and ablations of this study that are whole and up to date."""
         found = []
-        for file in sorted((runs_folder() / self.name).glob(f"*/*/{stage}/results.json")):
+        for file in self._of_all_seeds(f"*/*/{stage}/results.json"):
             try:
                 product = read_product(file.parent)
             except UnsealedError:
@@ -239,13 +247,18 @@ class Study(Choice):
                 found.append(product)
         return found
 
+    def _of_all_seeds(self, pattern: str) -> list[Path]:
+        folders = (runs_folder() / self.name_of_seed(seed) for seed in self.seeds)
+        return [file for folder in folders for file in sorted(folder.glob(pattern))]
+
     def accept(self, reason: str) -> list[str]:
-        """Take runs of this study as up to date although their code has changed since, record why, and say which.
+        """Take runs of this study, of any seed, as up to date although their code has changed since, record why, and
+        say which.
 
         Only code may differ: a run of another configuration, other data or other weights stays out of date.
         """
         said = []
-        for file in sorted((runs_folder() / self.name).glob("*/*/*/results.json")):
+        for file in self._of_all_seeds("*/*/*/results.json"):
             run = str(file.parent.relative_to(runs_folder()))
             try:
                 results = read_product(file.parent).results

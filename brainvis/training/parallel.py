@@ -24,7 +24,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from brainvis.training.device import choose_device
+from brainvis.training.device import choose_device, computed_in
 
 
 class Team:
@@ -117,8 +117,18 @@ def processes_to_start(device: torch.device | str | None) -> int:
     return gpus
 
 
+def apart(function: Callable[[], Any]) -> Any:
+    """What `function` returns, which may use a GPU. Where the next training forks one process for each of several, it
+    runs in a process of its own, so that CUDA is not started in this one."""
+    if processes_to_start(None) == 1:
+        return function()
+    result, said = launch(lambda: (function(), computed_in), 1)
+    computed_in.update(said)
+    return result
+
+
 def launch(function: Callable[[], Any], processes: int) -> Any:
-    """What `function` returns in the first of several processes that are forked from this one and run it together.
+    """What `function` returns in the first of so many processes, which are forked from this one and run it together.
 
     What it returns is pickled, and so is what it raises in any of them, which is raised here.
     """
@@ -126,9 +136,9 @@ def launch(function: Callable[[], Any], processes: int) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
 
-        def run() -> None:
+        def run(*_: int) -> None:
             torch.set_num_threads(1)  # OpenMP's other threads are not there after a fork, and would be waited for
-            rank = os.environ["RANK"]
+            rank = os.environ.get("RANK", "0")
             try:
                 result = function()
                 if rank == "0":
@@ -138,11 +148,15 @@ def launch(function: Callable[[], Any], processes: int) -> Any:
                 with suppress(Exception):  # one that cannot be pickled: the launcher's own says which process failed
                     (Path(folder) / f"{rank}.error").write_bytes(pickle.dumps(error))
                 raise
-            torch.distributed.destroy_process_group()
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
 
         try:
-            with redirect_stdout(io.StringIO()):  # it prints what it does
-                notebook_launcher(run, num_processes=processes, use_port=str(_free_port()))
+            if processes == 1:  # which notebook_launcher would not fork
+                torch.multiprocessing.start_processes(run, nprocs=1, start_method="fork")
+            else:
+                with redirect_stdout(io.StringIO()):  # it prints what it does
+                    notebook_launcher(run, num_processes=processes, use_port=str(_free_port()))
         except Exception as failure:
             if errors := sorted(Path(folder).glob("*.error"), key=lambda file: file.stat().st_mtime_ns):
                 raise pickle.loads(errors[0].read_bytes()) from failure

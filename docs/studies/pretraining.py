@@ -1,18 +1,19 @@
 """What is pre-training worth? The time branch, fine-tuned on a share of the labels, after each kind of pre-training.
 
-    snakemake --cores 2 pretraining_study                              all of it: hours, and it goes on where it was
-    python docs/studies/pretraining.py run lmm 0 interleaved lmm.json  one kind, seed and world
-    python docs/studies/pretraining.py figure FOLDER figures/study     the figures and their numbers, of what is there
+    snakemake --cores 2 pretraining_study                    all of it: hours, and it goes on where it was
+    python docs/studies/pretraining.py run lmm 0 interleaved FOLDER     one kind, seed and world
+    python docs/studies/pretraining.py figure FOLDER figures/study      the figures and their numbers, of what is there
 
-The learning rate of each is chosen on validation trials among `RATES`, because each start has its own best one; the
-epoch as well. Test trials are read once, with what was chosen. `worlds` are phantoms: where classes are recorded in
-blocks under slow drift, the time of recording tells them, and a pre-training that learns it would help.
+The learning rate of each kind and share is chosen on validation trials among `RATES`, because each start has its own
+best one: with the first seed, for all seeds. The epoch is chosen in every run. Test trials are read once, with what was
+chosen. `worlds` are phantoms: where classes are recorded in blocks under slow drift, the time of recording tells them,
+and a pre-training that learns it would help.
 """
 
 import argparse
 import sys
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from brainvis.models.encoder import classification_objective
 from brainvis.models.masked_signal import MaskedSignalModel, masked_signal_objective
 from brainvis.models.time import LatentMaskedModel, TimeEncoder, masked_modeling_objective
 from brainvis.plots.style import PALETTE, chance_line, panels
-from brainvis.training import fit, predict
+from brainvis.training import History, computed_in, fit, predict
 
 BASE = PRESETS["demo"]
 LMM = {  # what differs from LMM as released
@@ -55,9 +56,9 @@ WORLDS = {
     "block_drift_1": Phantom(design="block", drift=1.0),
     "block_drift_0.5_no_signal": Phantom(design="block", drift=0.5, signal=0.0),
 }
-SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of the labels, in the world "interleaved"; all of them in the others
+# Shares of the labels and steps of fine-tuning for each; in other worlds than "interleaved" all labels only.
+STEPS = {0.05: 400, 0.1: 500, 0.25: 800, 0.5: 1100, 1.0: 1400}
 RATES = (3e-4, 1e-3, 3e-3)
-STEPS = 1400  # of fine-tuning, whatever the share
 
 
 def pretrained(kind: str, data: EEGDataset, partition: Partition, seed: int) -> tuple[TimeEncoder, dict]:
@@ -96,38 +97,56 @@ def labelled(data: EEGDataset, train: Tensor, share: float, seed: int) -> Tensor
     return torch.cat(kept).sort().values
 
 
-def finetuned(start: dict, data: EEGDataset, partition: Partition, rows: Tensor, rate: float, seed: int) -> tuple:
-    """The best accuracy on validation trials, its epoch, and the model of that epoch."""
+def finetuned(
+    start: dict, data: EEGDataset, partition: Partition, rows: Tensor, steps: int, rate: float, seed: int
+) -> tuple[History, TimeEncoder]:
+    """How fine-tuning on some trials went, and the model of the epoch that is best on validation trials."""
     torch.manual_seed(seed + 1)
     model = TimeEncoder(**data.signature, config=BASE.time)
     model.load_state_dict(start)
     model.add_classifier(len(data.class_names))
     size = BASE.time.finetuning.batch_size
-    epochs = max(2, round(STEPS / -(-len(rows) // size)))
+    epochs = max(2, round(steps / -(-len(rows) // size)))
     training = Training(epochs, rate, size, "adam", 0.0, "cosine")
     parts = ([data.view(part), data.labels[part]] for part in (rows, partition.validation))
     choose = ("accuracy", "max")
     history = fit(model, classification_objective, *parts, training, name=f"{rate:g}", seed=seed, choose=choose)
-    return history.kept("validation_accuracy"), history.best_epoch, model
+    return history, model
 
 
-def run(kind: str, seed: int, world: str, output: Path) -> None:
-    """Pre-train once, fine-tune on every share with every rate, read the test trials with the best of each share."""
+def part(folder: Path, kind: str, seed: int, world: str) -> Path:
+    """The file of one kind, seed and world."""
+    return folder / f"{kind}-{seed}-{world}.json"
+
+
+def run(kind: str, seed: int, world: str, folder: Path) -> None:
+    """Pre-train once, fine-tune on every share, read the test trials once a share.
+
+    The first seed tries every rate and keeps, for each share, the one that is best on validation trials; it has to be
+    there before the others, which take its rates.
+    """
+    rates = {share: RATES for share in STEPS}
+    if seed:
+        rates = {row["share"]: [row["rate"]] for row in read_json(part(folder, kind, 0, world))["rows"]}
     data = load_dataset("phantom", configuration=replace(BASE, phantom=WORLDS[world]))  # the same for all seeds
     partition = data.partition("clean")
     encoder, said = pretrained(kind, data, partition, seed)
     start, rows = encoder.state_dict(), []
-    for share in SHARES if world == "interleaved" else SHARES[-1:]:
+    for share in STEPS if world == "interleaved" else [1.0]:
         some = labelled(data, partition.train, share, seed)
-        tried = {rate: finetuned(start, data, partition, some, rate, seed) for rate in RATES}
-        best = max(tried, key=lambda rate: tried[rate][0])
-        predicted = predict(tried[best][2], data.view(partition.test)).argmax(1)
-        row = {"share": share, "trials": len(some), "rate": best, "epoch": tried[best][1]}
-        row["validation"] = {f"{rate:g}": values[0] for rate, values in tried.items()}
+        tried = {rate: finetuned(start, data, partition, some, STEPS[share], rate, seed) for rate in rates[share]}
+        validation = {rate: history.kept("validation_accuracy") for rate, (history, _) in tried.items()}
+        best = max(validation, key=validation.get)
+        history, model = tried[best]
+        predicted = predict(model, data.view(partition.test)).argmax(1)
+        row = {"share": share, "trials": len(some), "rate": best, "epoch": history.best_epoch}
+        row |= {"epochs": len(history.epochs), "train": history.epochs[-1]["train_accuracy"]}
+        row["validation"] = {f"{rate:g}": value for rate, value in validation.items()}
         rows.append(row | tested(data, partition.test, predicted))
         print(f"{kind}, seed {seed}, {world}, {share:.0%} of labels: {rows[-1]['test']:.3f}", flush=True)
-    sizes = {"configuration": f"{BASE.time}", "steps": STEPS, "rates": RATES}
-    write_json(output, {"kind": kind, "seed": seed, "world": world, "rows": rows, **said, **sizes})
+    made = {"kind": kind, "seed": seed, "world": world, "rows": rows, **said}
+    made |= {"configuration": asdict(BASE.time), "computed_in": computed_in, "torch": torch.__version__}
+    write_json(part(folder, kind, seed, world), made)
 
 
 def tested(data: EEGDataset, test: Tensor, predicted: Tensor) -> dict:
@@ -174,7 +193,7 @@ def figure(folder: Path, output: Path) -> None:
             kept["gain over none"][name] = interval([right[seed] for seed in both], [none[seed] for seed in both])
     drawing, (left, middle) = panels(1, 2, height=3.6, width=10)
     for place, (kind, colour) in enumerate(zip(KINDS, PALETTE, strict=False)):
-        shares = [share for share in SHARES if f"interleaved | {kind} | {share:g}" in kept["accuracy"]]
+        shares = [share for share in STEPS if f"interleaved | {kind} | {share:g}" in kept["accuracy"]]
         points = [kept["accuracy"][f"interleaved | {kind} | {share:g}"] for share in shares]
         x = np.array(shares) * 1.03 ** (place - 2.5)  # beside each other
         values = 100 * np.array([[point[key] for key in ("value", "low", "high")] for point in points]).reshape(-1, 3)
@@ -182,7 +201,7 @@ def figure(folder: Path, output: Path) -> None:
         left.errorbar(100 * x, values[:, 0], errors, fmt="o-", color=colour, label=KINDS[kind], capsize=2, markersize=4)
     chance_line(left, 100 / 40)
     left.set(xscale="log", xlabel="labelled trials (%)", ylabel="test accuracy (%)", title="time branch, fine-tuned")
-    left.set_xticks([100 * share for share in SHARES], [f"{100 * share:g}" for share in SHARES])
+    left.set_xticks([100 * share for share in STEPS], [f"{100 * share:g}" for share in STEPS])
     left.legend(fontsize=7)
     worlds = [world for world in WORLDS if f"{world} | lmm | 1" in kept["gain over none"]]
     for place, world in enumerate(worlds):
@@ -206,7 +225,7 @@ if __name__ == "__main__":
     one.add_argument("kind", choices=KINDS)
     one.add_argument("seed", type=int)
     one.add_argument("world", choices=WORLDS)
-    one.add_argument("output", type=Path)
+    one.add_argument("folder", type=Path)
     one.set_defaults(do=run)
     drawn = commands.add_parser("figure")
     drawn.add_argument("folder", type=Path)

@@ -1,0 +1,46 @@
+"""Sweeps: one hyperparameter at a time over a few values. They are chosen as ablations are, and no part of the default
+grid: `papermill notebooks/02_lmm_pretraining.ipynb out.ipynb -p ablation mask_ratio_0.5`.
+
+A value that the preset has already changes nothing, and its runs are those of `full`. What came of all of them, on the
+phantom: docs/studies.
+"""
+
+from __future__ import annotations
+
+from brainvis.configuration.presets import Ablation
+
+PAPER_CODEWORDS = 660
+
+
+def _codewords(paper: int) -> Ablation:
+    """As many codewords, relative to those of the preset, as `paper` relative to the paper's."""
+
+    def changes(configuration) -> dict[str, dict]:
+        return {"time": {"codewords": max(2, round(configuration.time.codewords * paper / PAPER_CODEWORDS))}}
+
+    return Ablation(f"{paper} codewords, scaled to the preset: {PAPER_CODEWORDS} are as many as it has", changes)
+
+
+def _time(description: str, **fields) -> Ablation:
+    return Ablation(description, {"time": fields})
+
+
+def _alignment(description: str, **fields) -> Ablation:
+    return Ablation(description, {"alignment": fields})
+
+
+RATIOS, WEIGHTS = (0.25, 0.5, 0.75, 0.85), (0.25, 4.0)
+SWEEPS = {
+    # table 6
+    "codewords_none": _time("no codewords: the regression alone", classification_weight=0.0),
+    **{f"codewords_{count}": _codewords(count) for count in (220, 330, 660, 990)},
+    # not in the paper
+    **{f"mask_ratio_{ratio}": _time(f"{ratio:.0%} of the units masked", mask_ratio=ratio) for ratio in RATIOS},
+    **{f"mask_per_{what}": _time(f"a mask for each {what}", mask_per=what) for what in ("batch", "trial")},
+    "targets_coarse": _alignment("class names alone", targets=("coarse",)),
+    "targets_fine": _alignment("captions alone", targets=("fine",)),
+    "targets_both": _alignment("class names and captions", targets=("coarse", "fine")),
+    **{f"fine_weight_{weight:g}": _alignment(f"captions weigh {weight:g}", fine_weight=weight) for weight in WEIGHTS},
+    "loss_cosine": _alignment("cosine alone, as in the paper", mean_squared_error=False),
+    "loss_cosine_mse": _alignment("cosine and squared error, as in the release", mean_squared_error=True),
+}

@@ -1,0 +1,22 @@
+"""How much a trained `LatentMaskedModel` can say when more or less of a trial is hidden than it was trained with."""
+
+import torch
+from torch import Tensor, nn
+
+from brainvis.evaluation.analysis import masked_prediction, prediction_quality
+
+RATIOS = (0.1, 0.25, 0.4, 0.55, 0.75, 0.9)
+
+
+def nested_masks(units: int, seed: int) -> dict[float, Tensor]:
+    """Masks (unit,), true where hidden, at each of `RATIOS`: what is hidden at one is hidden at all that are higher.
+    A ratio that would hide no unit, or leave none, is left out."""
+    order = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
+    counts = {ratio: int(ratio * units) for ratio in RATIOS if 0 < int(ratio * units) < units}
+    return {ratio: torch.zeros(units, dtype=torch.bool).index_fill(0, order[:count], True)
+            for ratio, count in counts.items()}  # fmt: skip
+
+
+def quality_by_ratio(model: nn.Module, trials: Tensor, masks: dict[float, Tensor]) -> dict[float, dict[str, float]]:
+    """`analysis.prediction_quality` of trials (trial, channel, time) under each of `nested_masks`."""
+    return {ratio: prediction_quality(masked_prediction(model, trials, mask)) for ratio, mask in masks.items()}

@@ -1,0 +1,137 @@
+"""Pictures to choose among, drawn ahead: menus and sliders in plain HTML.
+
+Moving a slider asks neither a kernel nor a widget library, so the same output works in JupyterLab, in an executed
+notebook that somebody else opens, and in an exported page without a network. Where scripts do not run, the first choice
+is shown; where HTML is not shown at all, its first picture stands for it.
+"""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from brainvis.plots import style
+from brainvis.plots.style import Pixels
+
+DPI, COLOURS = 100, 64  # of figures; fewer colours than a screen has make small files
+MOST = 2_000_000  # bytes of one output: pages of eight notebooks have to stay small
+# Shows what fits the choices, hides the rest: inline, so that an output needs no name of its own in the page.
+SCRIPT = """const all = this.closest('.choose'), at = {};
+all.querySelectorAll('[data-control]').forEach(one => at[one.dataset.control] = one.value);
+all.querySelectorAll('[data-at]').forEach(one => one.style.display =
+Object.entries(JSON.parse(one.dataset.at)).every(([name, value]) => at[name] === value) ? '' : 'none');"""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture, with words beneath it, that is shown under some choices: control -> option; controls that are not
+    named may stand anywhere."""
+
+    at: Mapping[str, str]
+    picture: Figure | Pixels  # (height, width, 3) uint8
+    words: str = ""
+
+
+class Choice:
+    """Menus and sliders above pictures, in a notebook's output.
+
+    Args:
+        controls: name -> options, the first one chosen at the start.
+        frames: what is shown, in this order.
+        sliders: controls that are sliders; the others are menus.
+        side: width of a picture of pixels on the screen, in CSS pixels.
+
+    Raises:
+        ValueError: a frame at a choice that there is not, a choice at which nothing is shown, or pictures that are
+            larger than `MOST` together.
+    """
+
+    def __init__(
+        self,
+        controls: Mapping[str, Sequence[str]],
+        frames: Iterable[Frame],
+        sliders: Sequence[str] = (),
+        side: int = 128,
+    ) -> None:
+        self.controls = {name: [str(option) for option in options] for name, options in controls.items()}
+        frames = list(frames)
+        for frame in frames:
+            for name, option in frame.at.items():
+                if str(option) not in self.controls.get(name, ()):
+                    raise ValueError(f"a frame is at {name} = {option!r}, which is none of the choices")
+        where = [{name: str(option) for name, option in frame.at.items()} for frame in frames]
+        for options in product(*self.controls.values()):
+            chosen = dict(zip(self.controls, options, strict=True))
+            if not any(at.items() <= chosen.items() for at in where):
+                raise ValueError(f"nothing is shown at {chosen}")
+        pictures = [_png(frame.picture) for frame in frames]
+        if (size := sum(map(len, pictures))) > MOST:
+            raise ValueError(f"{len(pictures)} pictures are {size:,} bytes; choose among fewer, {MOST:,} are allowed")
+        first = {name: options[0] for name, options in self.controls.items()}
+        self.first = next(one for one, at in zip(pictures, where, strict=True) if at.items() <= first.items())
+        heads = "".join(self._control(name, name in sliders) for name in self.controls)
+        shown = "".join(
+            self._shown(frame, at, picture, side) for frame, at, picture in zip(frames, where, pictures, strict=True)
+        )
+        flow = "display:flex;flex-wrap:wrap;gap:12px;align-items:flex-end"
+        self.html = f'<div class="choose"><div style="{flow}">{heads}</div><div style="{flow}">{shown}</div></div>'
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        picture = base64.b64encode(self.first).decode()
+        return {"text/html": self.html, "image/png": picture, "text/plain": repr(self)}
+
+    def __repr__(self) -> str:
+        return "Choice(" + ", ".join(f"{name}: {len(options)}" for name, options in self.controls.items()) + ")"
+
+    def _control(self, name: str, slider: bool) -> str:
+        """A menu; or a slider, with the option that it stands at beside it."""
+        number, options = list(self.controls).index(name), self.controls[name]
+        said, act = html.escape(style.words(name)), f'data-control="{number}" oninput="{html.escape(SCRIPT)}"'
+        if not slider:
+            listed = "".join(
+                f'<option value="{place}">{html.escape(style.words(option))}</option>'
+                for place, option in enumerate(options)
+            )
+            return f"<label>{said} <select {act}>{listed}</select></label>"
+        stands = "".join(
+            f"<b {_at({str(number): str(place)}, not place)}>{html.escape(style.words(option))}</b>"
+            for place, option in enumerate(options)
+        )
+        return f'<label>{said} <input type="range" min="0" max="{len(options) - 1}" value="0" {act}> {stands}</label>'
+
+    def _shown(self, frame: Frame, at: Mapping[str, str], picture: bytes, side: int) -> str:
+        names = list(self.controls)
+        places = {str(names.index(name)): str(self.controls[name].index(option)) for name, option in at.items()}
+        visible = all(place == "0" for place in places.values())
+        of_pixels = not isinstance(frame.picture, Figure)
+        look = f"width:{side}px;image-rendering:pixelated" if of_pixels else "max-width:100%"
+        words = html.escape(style.words(frame.words, 200)) if frame.words else ""
+        source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        image = f'<img alt="{words}" style="{look}" src="{source}">'
+        beneath = f'<div style="font-size:85%;max-width:{max(side, 160)}px">{words}</div>' if words else ""
+        return f"<div {_at(places, visible)}>{image}{beneath}</div>"
+
+
+def _at(places: Mapping[str, str], visible: bool) -> str:
+    """Attributes of what is shown at these places of the controls."""
+    hidden = "" if visible else ' style="display:none"'
+    return f'data-at="{html.escape(json.dumps(places))}"{hidden}'
+
+
+def _png(picture: Figure | Pixels) -> bytes:
+    """A picture as a small PNG file."""
+    file = io.BytesIO()
+    if isinstance(picture, Figure):
+        drawn = io.BytesIO()
+        picture.savefig(drawn, format="png", dpi=DPI)
+        Image.open(drawn).convert("RGB").quantize(COLOURS).save(file, "png", optimize=True)
+    else:
+        Image.fromarray(np.asarray(picture)).save(file, "png", optimize=True)
+    return file.getvalue()

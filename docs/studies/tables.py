@@ -1,0 +1,242 @@
+"""Every table of the paper, in form, from runs of ours, and sweeps that the paper does not have; tables.yml says which.
+
+    snakemake --cores 2 tables_study                          all of it: hours, and it goes on where it was
+    snakemake --cores 2 table6_study                          one table
+    python docs/studies/tables.py run codewords_220 0 PARTS   one part, a change and a seed, with the runs that it lacks
+    python docs/studies/tables.py table table6 PARTS OUT.csv  a table of parts that are there
+
+`show_tables.py` makes figures and a text of them.
+
+A part is a small file that is kept: scores, and of each test trial what it was given, so that differences are paired
+and intervals hold seeds and trials.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from torch import Tensor
+
+from brainvis.data.dataset import EEGDataset
+from brainvis.evaluation.bootstrap import holm, mean_difference, mean_interval
+from brainvis.evaluation.joining import late_fusion
+from brainvis.evaluation.report import to_csv
+from brainvis.files import ROOT, read_json, write_aside, write_json
+from brainvis.graph import Choice, mark, stage_named, stage_of_branch
+from brainvis.models import new_encoder
+from brainvis.models.encoder import classification_objective
+from brainvis.study import Product, Study
+from brainvis.study.product import made_with
+from brainvis.training import fit, predict
+
+PLAN = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
+PREFIXES = ("test.", "fused.", "late.", "linear.", "time.", "frequency.", "retrieval.", "semantic.", "refined.")
+EPOCHS_TIMED = 2
+COLUMNS = ["row", "measure", "value", "low", "high", "p", "p_holm"]
+COLUMNS += ["deviation", "chance", "of_seeds", "subjects", "trials"]
+
+
+# A part
+
+
+def run(name: str, seed: int, folder: Path, preset: str = "demo") -> None:
+    """Make the runs of a part that are missing and write what came of them to `folder`/<name>-<seed>.json."""
+    part, found = PLAN["parts"][name], []
+    for stage in part["stages"]:
+        subjects = PLAN[part.get("subjects", "subjects")] if stage_named(stage).of_subject else [1]
+        for subject in subjects:
+            choice = Choice(subject=subject, ablation=part.get("ablation", name), preset=preset, seed=seed)
+            make(choice, stage)
+            study = Study(subject=subject, ablation=choice.ablation, preset=preset, seed=seed)
+            found.append(measured(study, stage))
+    made = {"part": name, "seed": seed, "preset": preset, "runs": found, "made_with": made_with()}
+    write_json(folder / f"{name}-{seed}.json", made)
+
+
+def make(choice: Choice, stage: str) -> None:
+    """Run the notebooks of `stage` and of all that it needs, as snakemake does, unless their runs are up to date."""
+    for source in choice.sources(stage):
+        folder, notebook = choice.folder(source), f"{stage_named(source).notebook}.ipynb"
+        done = folder / mark(choice.fingerprint(source))
+        if not done.exists():
+            words = ["-m", "brainvis", "run", ROOT / "notebooks" / notebook, folder / notebook, done]
+            parameters = shlex.split(choice.parameters(source))
+            subprocess.run([sys.executable, *map(str, words), *parameters], check=True, cwd=ROOT)
+
+
+def measured(study: Study, stage: str) -> dict:
+    """What a table can ask of a run: its scores by name, and those of each test trial for which there are any."""
+    product, trials = study.load(stage), {}
+    scores = {name: score for name, score in _scores(product.metrics) if name.startswith(PREFIXES)}
+    chance = {name: score["chance"] for name, score in scores.items() if "chance" in score}
+    scores = {name: score["value"] for name, score in scores.items()}
+    data = study.subject_data() if stage_named(stage).of_subject else study.data()
+    if stage == "fusion":
+        tested, arrays = product.arrays["trials"], product.arrays
+        logits = {"fused": arrays["logits"]} | of_branches(study, data, tested)
+        trials = {f"{name}.top1": (of.argmax(1) == arrays["labels"]).int().tolist() for name, of in logits.items()}
+    elif stage == "generation":
+        tested = product.arrays["trials"]
+        for kind in ("semantic", "refined"):
+            if (accuracy := product.arrays.get(f"accuracy_{kind}")) is not None:
+                trials[f"{kind}.generation_accuracy"] = [round(value, 4) for value in accuracy.tolist()]
+    elif stage == "alignment":
+        tested = product.arrays["trials"]
+    else:
+        tested = data.partition(study.protocol).test
+        right, more = of_branch(study, data, stage, product)
+        trials["test.top1"], scores = right, scores | more
+    shown = {"images": data.images[tested].tolist(), "labels": data.labels[tested].tolist()}
+    who = study.subject if stage_named(stage).of_subject else 0
+    made = {"stage": stage, "subject": who, "fingerprint": study.fingerprint(stage), "scores": scores, "chance": chance}
+    return made | ({"trials": trials, **shown} if trials else {})
+
+
+def of_branches(study: Study, data: EEGDataset, tested: Tensor) -> dict[str, Tensor]:
+    """Class scores (trial, class) of each branch that fusion joined, and of late fusion."""
+    found = {}
+    for branch in study.configuration.fusion.branches:
+        model = new_encoder(branch, study.configuration, **data.signature, n_outputs=len(data.class_names))
+        found[branch] = predict(study.load_branch(branch, model), data.view(tested))
+    return found | {"late": late_fusion(found.values())}
+
+
+def of_branch(study: Study, data: EEGDataset, stage: str, product: Product) -> tuple[list[int], dict[str, float]]:
+    """Which test trials a branch by itself names rightly; its size, and how long one epoch of its training takes."""
+    branch = "time" if stage == stage_of_branch("time") else stage.removesuffix("_branch")
+    model = new_encoder(branch, study.configuration, **data.signature, n_outputs=len(data.class_names))
+    partition = data.partition(study.protocol)
+    study.load_branch(branch, model)
+    right = predict(model, data.view(partition.test)).argmax(1) == data.labels[partition.test]
+    found = right.double().mean().item()
+    if abs(found - product.metrics["test"]["top1"]["value"]) > 2 / len(right):
+        sys.exit(f"{product.folder}: the saved weights read {found:.4f} of the test trials, not what the run says")
+    if branch == "time":
+        return right.int().tolist(), {}
+    training = study.configuration.frequency.training
+    timed = [[data.view(part), data.labels[part]] for part in (partition.train, partition.validation)]
+    brief = replace(training, epochs=EPOCHS_TIMED)
+    history = fit(model, classification_objective, *timed, brief, name="timing", seed=study.seed)
+    size = sum(weight.numel() for weight in model.parameters()) / 1e6
+    return right.int().tolist(), {"test.parameters": size, "test.seconds": history.seconds / EPOCHS_TIMED}
+
+
+def _scores(metrics: dict, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Every {"value": ...} below `metrics`, with its path."""
+    for name, value in metrics.items():
+        if isinstance(value, dict) and isinstance(value.get("value"), (int, float)):
+            yield path + name, value
+        elif isinstance(value, dict):
+            yield from _scores(value, f"{path}{name}.")
+
+
+# A table
+
+
+def table(name: str, folder: Path, seeds: list[int] | None = None) -> pd.DataFrame:
+    """A table's measured rows from the parts in `folder`: one line a number, `COLUMNS`, with intervals over seeds and
+    trials, or the standard deviation over seeds where a number is none of single trials."""
+    plan, lines = PLAN["tables"][name], []
+    seeds = PLAN["seeds"] if seeds is None else seeds
+    everyone = PLAN[plan.get("subjects", "subjects")]
+    groups = [[one] for one in everyone] * bool(plan.get("by_subject")) + [everyone]
+    for label, part, stage, prefix in plan["rows"]:
+        of_part = [read_json(folder / f"{part}-{seed}.json")["runs"] for seed in seeds]
+        against = next((row for row in plan["rows"] if row[0] == plan.get("against") != label), None)
+        others = against and [read_json(folder / f"{against[1]}-{seed}.json")["runs"] for seed in seeds]
+        for subjects in groups:
+            for measure, path in plan["measures"].items():
+                where, _, score = path.rpartition(":")
+                ask = (where or stage, score if where else f"{prefix}.{score}", subjects)
+                line = estimated(of_part, *ask)
+                row = f"{label}, subject {subjects[0]}" if len(groups) > 1 and subjects != everyone else label
+                lines.append({"row": row, "measure": measure} | line)
+                if others and "low" in line:
+                    than = (against[2], f"{against[3]}.{score}", subjects)
+                    difference = estimated(of_part, *ask, others=others, than=than)
+                    lines.append({"row": row, "measure": f"{measure}, difference"} | difference)
+    for family in {line["measure"] for line in lines if "p" in line}:  # all differences of a measure in this table
+        of_family = [line for line in lines if line["measure"] == family]
+        corrected = holm({line["row"]: line["p"] for line in of_family})
+        for line in of_family:
+            line["p_holm"] = corrected[line["row"]]
+    before = pretrained(plan["pretraining"], folder) if "pretraining" in plan else []
+    return pd.DataFrame([*before, *lines], columns=COLUMNS)
+
+
+def pretrained(kinds: dict[str, str], folder: Path) -> list[dict]:
+    """Accuracy of the fine-tuned time branch after each kind of pre-training, from the study of it."""
+    known = read_json(folder.parent / "pretraining.json")["accuracy"]
+    scores = {label: known.get(f"interleaved | {kind} | 1") for label, kind in kinds.items()}
+    return [
+        {"row": label, "measure": "top-1", "subjects": "all"} | {key: score[key] for key in ("value", "low", "high")}
+        for label, score in scores.items()
+        if score
+    ]
+
+
+def estimated(parts: list, stage: str, score: str, subjects: list[int], others=None, than=None) -> dict:
+    """A score of each seed's runs of a stage, or its difference from that of `others`: mean over seeds and subjects."""
+    runs = [_runs(of_seed, stage, subjects) for of_seed in parts]
+    said = {"subjects": "all" if not runs[0][0]["subject"] else " ".join(map(str, subjects))}
+    said |= {"chance": runs[0][0]["chance"].get(score)} if others is None else {}
+    if score in runs[0][0].get("trials", {}):
+        values, shown = _trials(runs, score)
+        if others is not None:
+            other, same = _trials([_runs(of_seed, than[0], subjects) for of_seed in others], than[1])
+            if not np.array_equal(shown, same):
+                sys.exit(f"{stage} and {than[0]} were not tested on the same trials")
+            values = values - other
+        of_seeds = values.mean(1)
+        ask = mean_interval if others is None else mean_difference
+        said |= ask(values, groups=shown[0], strata=shown[1]) | {"trials": values.shape[1]}
+    else:
+        of_seeds = np.array([np.mean([run["scores"][score] for run in of_seed]) for of_seed in runs])
+        said |= {"value": of_seeds.mean()}
+    spread = of_seeds.std(ddof=1) if len(of_seeds) > 1 else np.nan
+    return said | {"deviation": spread, "of_seeds": " ".join(f"{value:.4f}" for value in of_seeds)}
+
+
+def _runs(of_seed: list[dict], stage: str, subjects: list[int]) -> list[dict]:
+    found = [run for run in of_seed if run["stage"] == stage and run["subject"] in (0, *subjects)]
+    if not found:
+        sys.exit(f"a part has no run of {stage} for subjects {subjects}: tables.yml has to name it")
+    return found
+
+
+def _trials(runs: list[list[dict]], score: str) -> tuple[np.ndarray, np.ndarray]:
+    """Values (seed, trial) of all subjects' trials, and what these showed: (image and label, trial)."""
+    shown = [[np.concatenate([run[what] for run in of_seed]) for what in ("images", "labels")] for of_seed in runs]
+    if any(not np.array_equal(shown[0], other) for other in shown):
+        sys.exit(f"{score}: seeds were not tested on the same trials")
+    return np.stack([np.concatenate([run["trials"][score] for run in of_seed]) for of_seed in runs]), shown[0]
+
+
+def write(name: str, folder: Path, output: Path) -> None:
+    """A table as CSV."""
+    text = to_csv(table(name, folder))
+    write_aside(output, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("run")
+    one.add_argument("name", choices=PLAN["parts"])
+    one.add_argument("seed", type=int)
+    one.add_argument("folder", type=Path)
+    one.set_defaults(do=run)
+    written = commands.add_parser("table")
+    written.add_argument("name", choices=PLAN["tables"])
+    written.add_argument("folder", type=Path)
+    written.add_argument("output", type=Path)
+    written.set_defaults(do=write)
+    arguments = vars(parser.parse_args())
+    arguments.pop("do")(**arguments)
