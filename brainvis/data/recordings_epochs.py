@@ -162,4 +162,6 @@ def read_array(file: Path) -> np.ndarray:
     """An array of `numpy.save`, mapped; DatasetError for anything else, pickles above all."""
     with readable(file, "NumPy"):
         plain_file(file)
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array := np.load(file, mmap_mode="r", allow_pickle=False), np.ndarray):
+            raise ValueError("it is an archive, and not one array of numpy.save")
+        return array
