@@ -1,6 +1,7 @@
 """Small and unequal data: weighed classes, augmentation, baselines of all kinds, the better one of what was joined."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from torch import nn
 from torch.nn import functional
 
 from brainvis.configuration import Training, configure
-from brainvis.data import load_dataset
+from brainvis.data import DatasetError, load_dataset
 from brainvis.data.order import class_from_place, order_note, seconds_before
-from brainvis.evaluation import baselines, confounds, joining
+from brainvis.evaluation import baselines, beside_baselines, confounds, joining
 from brainvis.evaluation.features import canonical_correlations, short_time_means, tangent_vectors
+from brainvis.evaluation.reported import reported_table
 from brainvis.models import new_encoder
 from brainvis.models.augmentation import augmented
 from brainvis.models.encoder import ClassificationObjective, class_weights, classification_objective, unequal
@@ -149,6 +151,45 @@ def test_where_no_baseline_is_above_chance_that_is_said(tmp_path):
     partition = data.partition("clean")
     scores = baselines.scored(baselines.baselines(data, partition, 30.0), data.labels[partition.test])
     assert baselines.verdict(scores).startswith("NOTHING TO LEARN is shown for this amount of data: none of 3")
+
+
+def test_a_flicker_that_the_signal_cannot_hold_is_refused(oddball):
+    with pytest.raises(DatasetError, match="flicker: 70 Hz is not between 0 and 64 Hz, the Nyquist frequency"):
+        replace(oddball, flicker=(13.0, 70.0))
+
+
+def test_tables_have_networks_baselines_and_confounds_of_each_subject_and_pooled():
+    rng = np.random.default_rng(0)
+    runs = []
+    for subject in (2, 1):
+        labels = torch.arange(40) % 2
+        good, none = (torch.tensor(rng.normal(size=(40, 2)) + gain * np.eye(2)[labels]) for gain in (3, 0))
+        arrays = {
+            "logits": good,
+            "logits.late": good,
+            "logits.band_power": none,
+            "logits.place": none,
+            "labels": labels,
+        }
+        study = {"subject": subject, "seed": 0, "ablation": "full"}
+        results = {"study": study, "files": {"arrays.safetensors": ""}}
+        runs.append(SimpleNamespace(results=results, arrays=arrays))
+    pooled = beside_baselines.pooled_table(runs)
+    assert pooled.columns[0] == "80 test trials of 2 subjects"
+    rows = pooled.set_index(pooled.columns[0])
+    assert list(rows.index[:2]) == ["fused", "late fusion"] and rows.index[-1] == "by chance"
+    assert rows.loc["fused", "p"] == "0.0002" and rows.loc["by chance", "accuracy"] == "0.500"
+    assert rows.loc["place in the session", "kind"] == "reads no response"
+    each = beside_baselines.subjects_table(runs).set_index("balanced accuracy (p)")
+    assert list(each.columns) == ["subject 1", "subject 2"] and each.loc["fused", "subject 2"].endswith("(0.0002)")
+    runs[0].results["study"]["ablation"] = "no_time"
+    assert "40 test trials of 1 subjects" in beside_baselines.pooled_table(runs).columns
+    assert beside_baselines.pooled_table([]).empty
+
+
+def test_nothing_that_was_reported_stands_beside_own_recordings():
+    for number in (1, 3, 4):
+        assert len(reported_table(number, "phantom")) and reported_table(number, "recordings").empty
 
 
 # Order and what was before
