@@ -36,7 +36,7 @@ def linear_model(outputs=2):
 
 def test_equal_classes_are_trained_as_ever_to_the_last_digit():
     labels, trials, model = torch.arange(12) % 2, torch.randn(12, 3, 8), linear_model()
-    objective = ClassificationObjective(labels, labels, Training(epochs=1), 100.0)
+    objective = ClassificationObjective(labels, labels, Training(epochs=1))
     found, plain = objective(model, trials, labels), classification_objective(model, trials, labels)
     assert found.keys() == plain.keys() and all(torch.equal(found[name], plain[name]) for name in plain)
     assert objective.choose == ("accuracy", "max")
@@ -47,7 +47,7 @@ def test_unequal_classes_count_alike_in_the_loss_and_in_what_chooses():
     weights = class_weights(UNEQUAL, UNEQUAL)
     assert weights.mean() == pytest.approx(1) and weights[-1] == pytest.approx(7 * weights[0])
     trials, model = torch.randn(32, 3, 8), linear_model().eval()
-    objective = ClassificationObjective(UNEQUAL, UNEQUAL, Training(epochs=1), 100.0)
+    objective = ClassificationObjective(UNEQUAL, UNEQUAL, Training(epochs=1))
     found = objective(model, trials, UNEQUAL)
     expected = functional.cross_entropy(model(trials), UNEQUAL, weight=torch.tensor([1 / 28, 1 / 4]))
     assert found["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -66,19 +66,19 @@ def test_unequal_classes_count_alike_in_the_loss_and_in_what_chooses():
 def test_augmentation_moves_trials_drops_channels_and_leaves_validation_alone():
     torch.manual_seed(0)
     trials = torch.randn(64, 4, 50)
-    assert augmented(trials, 100.0) is trials
-    moved = augmented(trials, 100.0, time_shift=0.03)
+    assert augmented(trials) is trials
+    moved = augmented(trials, time_shift=0.06)
     found = [
         [torch.equal(new, old.roll(by, -1)) for by in range(-3, 4)] for new, old in zip(moved, trials, strict=True)
     ]
     assert all(sum(one) == 1 for one in found) and len({one.index(True) for one in found}) == 7
-    dropped = augmented(trials, 100.0, channel_dropout=0.25)
+    dropped = augmented(trials, channel_dropout=0.25)
     kept = dropped.abs().sum(-1) > 0
     assert kept.float().mean() == pytest.approx(0.75, abs=0.08)
     torch.testing.assert_close(dropped[kept], trials[kept] / 0.75)
     labels, model = torch.arange(64) % 2, linear_model()
-    settings = Training(epochs=1, time_shift=0.03, channel_dropout=0.25)
-    objective = ClassificationObjective(labels, labels, settings, 100.0)
+    settings = Training(epochs=1, time_shift=0.25, channel_dropout=0.25)
+    objective = ClassificationObjective(labels, labels, settings)
     some = trials[:, :3, :8]
     assert torch.equal(
         objective(model.eval(), some, labels)["loss"], classification_objective(model, some, labels)["loss"]
