@@ -176,7 +176,7 @@ def _picture_columns() -> dict[str, tuple[str, int]]:
 def _cells(
     scores: pd.DataFrame, study: Study, stage: str, part: str, columns: dict, seeds: str = "seeds"
 ) -> dict[str, str]:
-    """The cells of one row for the scores of `part`, empty where a score is missing, and how many `seeds` they are of."""
+    """The cells of one row for the scores of `part`, empty where one is missing, and how many `seeds` they are of."""
     cells, counts = {}, []
     for score, (title, digits) in columns.items():
         row = find(scores, study, stage, f"{part}.{score}")
