@@ -1,5 +1,6 @@
 """Small and unequal data: weighed classes, augmentation, baselines of all kinds, the better one of what was joined."""
 
+import runpy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from brainvis.data.order import class_from_place, order_note, seconds_before
 from brainvis.evaluation import baselines, beside_baselines, confounds, joining
 from brainvis.evaluation.features import canonical_correlations, short_time_means, tangent_vectors
 from brainvis.evaluation.reported import reported_table
+from brainvis.files import ROOT
 from brainvis.models import new_encoder
 from brainvis.models.augmentation import augmented
 from brainvis.models.encoder import ClassificationObjective, class_weights, classification_objective, unequal
@@ -278,3 +280,30 @@ def test_few_validation_trials_are_joined_by_training_trials_that_are_left_out_o
     assert set(found) == {joining.LATE, "time", "frequency", joining.JOINT}
     for scores in found.values():
         assert scores.shape == (len(judges), 2) and (scores.abs().sum(1) > 0).all()
+
+
+# The page
+
+
+def test_the_page_is_written_from_runs_and_says_what_their_numbers_say(tmp_path, monkeypatch):
+    study = runpy.run_path(str(ROOT / "docs" / "studies" / "small_data.py"))
+    labels = torch.arange(60) % 2
+    know = torch.eye(2)[labels] * 4 - 2
+    arrays = {"logits": -know, "logits.late": -know, "logits.covariances": know, "logits.place": know, "labels": labels}
+    results = {"study": {"subject": 1, "seed": 3, "ablation": "full"}, "files": {"arrays.safetensors": ""}}
+    results["made_with"] = {"machine": "a machine"}
+    metrics = {"fused_is": "late fusion", "compared_on": "validation, n = 40"}
+    runs = [SimpleNamespace(results=results, arrays=arrays, metrics=metrics)]
+    told = study["told"](runs)
+    assert "The best network, fused, reads 0.000, below the interval of the best baseline" in told
+    assert "late fusion 1" in told and "Seeds: 3. Machine: a machine" in told
+    assert "from the place in the session: 1.000, above chance (0.500)" in told
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- mine -->\nold\n<!-- /mine -->\nafter\n")
+    monkeypatch.setitem(study["write"].__globals__, "runs_of", lambda name: runs)
+    study["write"]({"mine": "recordings"}, page)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- mine -->\n| 60 test trials of 1 subjects |") and text.endswith("\nafter\n")
+    assert "old" not in text
+    with pytest.raises(ValueError, match="has no marks"):
+        study["write"]({"other": "recordings"}, page)

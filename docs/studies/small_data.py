@@ -1,9 +1,9 @@
 """What can be learned from few trials: networks beside baselines on real SSVEP recordings, and on an oddball phantom.
 
-    python docs/studies/small_data.py write recordings_small_data ...    # studies whose runs are there
+    python docs/studies/small_data.py ssvep=recordings
 
-writes the tables of docs/small_data.md from the runs of notebook 04, each between two marks that name its study.
-docs/small_data.md says how the runs are made. Nothing here trains.
+writes a table of docs/small_data.md, between the two marks that name it, from the runs of notebook 04 of a study, which is
+named by its folder. docs/small_data.md says how the runs are made. Nothing here trains.
 """
 
 import argparse
@@ -52,13 +52,14 @@ def told(runs: list[Product]) -> str:
     return "\n".join(f"- {sentence}" for sentence in said)
 
 
-def write(studies: list[str], page: Path = PAGE) -> None:
-    """Puts the tables of each study between its marks on the page; ValueError for one that the page does not name."""
+def write(studies: dict[str, str], page: Path = PAGE) -> None:
+    """Puts the tables of each study (mark -> study) between its marks on the page; ValueError for marks that the page
+    does not have."""
     text = page.read_text(encoding="utf-8")
-    for study in studies:
+    for mark, study in studies.items():
         runs = runs_of(study)
         body = f"{to_markdown(pooled_table(runs))}\n{told(runs)}\n\n{to_markdown(subjects_table(runs))}"
-        begin, end = f"<!-- {study} -->", f"<!-- /{study} -->"
+        begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
         if begin not in text or end not in text:
             raise ValueError(f"{page} has no marks {begin} and {end}")
         before, rest = text.split(begin)
@@ -68,6 +69,5 @@ def write(studies: list[str], page: Path = PAGE) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("write", choices=["write"])
-    parser.add_argument("studies", nargs="+")
-    write(parser.parse_args().studies)
+    parser.add_argument("studies", nargs="+", help="MARK=STUDY")
+    write(dict(pair.split("=") for pair in parser.parse_args().studies))
