@@ -1,5 +1,6 @@
 # make reproduce   run the whole default study, print its results table
 # make test        all tests (`make test ARGS="-k study"` for some)
+# make share       pages of all runs that open without a server: papermill_runs/share, and one zip beside it
 # make lab         JupyterLab in notebooks/
 # make benchmark   how fast it is, against the obvious way and this machine's ceiling (`ARGS="steps --size paper"`, ARGS=--help)
 # make lock        write requirements.lock anew after requirements.txt changed (`make lock ARGS=--upgrade`: newest of all)
@@ -11,7 +12,7 @@ PYTHON ?= python3
 CORES ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test lab benchmark kills cluster lock audit clean
+.PHONY: reproduce test share lab benchmark kills cluster lock audit clean
 
 # Snakemake keeps its books here, or in BRAINVIS_RUNS if the checkout is read-only.
 reproduce: .venv/installed
@@ -24,6 +25,15 @@ reproduce: .venv/installed
 # Modules, not their scripts: in a folder with a space, pip writes scripts in which the shell reads a $ of its name.
 test: .venv/installed
 	python -m ruff check . && python -m ruff format --check . && python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Snakemake's report names the commit of the workflow and shows its graph; all that it loads is in its folder.
+share: .venv/installed
+	@runs="$${BRAINVIS_RUNS:-papermill_runs}"; mkdir -p "$$runs/share" && \
+	python -m snakemake pages --forcerun pages --cores $(CORES) --quiet rules host $(ARGS) && \
+	python -m snakemake pages --report "$$runs/share/report.zip" --quiet all $(ARGS) && \
+	cd "$$runs/share" && rm -rf report && python -m zipfile -e report.zip . && rm report.zip && cd .. && \
+	python -c 'import shutil; shutil.make_archive("share", "zip", ".", "share")' && \
+	echo "Open $$runs/share/index.html, or send $$runs/share.zip"
 
 lab: .venv/installed
 	python -m jupyterlab --notebook-dir=notebooks

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from brainvis.configuration import ABLATIONS
-from brainvis.files import BrainvisError, resolve
+from brainvis.files import BrainvisError, resolve, runs_folder
 from brainvis.files.once import unchanging
 from brainvis.files.running import STARTED
 from brainvis.files.warm import WARM, start
@@ -124,6 +124,26 @@ rule table:
         table=lambda wildcards: TABLE,
     shell:
         "cat {params.table:q}"
+
+
+# Every executed notebook as a page, for `make share` and for Snakemake's report.
+rule pages:
+    localrule: True
+    input:
+        [job.done for job in JOBS.values()],
+    output:
+        report(
+            directory(runs_folder() / "share" / "pages"),
+            patterns=["{study}--{who}--{ablation}--{stage}.html"],
+            category="{stage}",
+            labels={"study": "{study}", "subject": "{who}", "ablation": "{ablation}"},
+            caption="docs/pages.rst",
+        ),
+    params:
+        python=sys.executable,
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "{params.python:q} -m brainvis pages {params.folder:q}"
 
 
 # One rule a notebook: its runs are counted under its name. What Snakemake looks for is an empty file that is named after

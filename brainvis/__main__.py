@@ -49,6 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("file", type=Path, metavar="FILE", help="such as figures/classification.png")
     command.set_defaults(run=_trace)
 
+    command = commands.add_parser("pages", help="every executed notebook as a page, and an index of the runs")
+    command.add_argument("folder", type=Path, metavar="FOLDER")
+    command.add_argument("--markdown", action="store_true", help="the notebooks of one study alone, as Markdown")
+    _add_choice(command)
+    command.set_defaults(run=_pages)
+
     command = commands.add_parser("run", help="run one notebook as snakemake does: alone in its folder, whoever asks")
     command.add_argument("notebook", type=Path, metavar="NOTEBOOK")
     command.add_argument("executed", type=Path, metavar="EXECUTED", help="the notebook with its outputs")
@@ -126,6 +132,16 @@ def _trace(chosen: argparse.Namespace) -> int:
     from brainvis.evaluation.publication import trace
 
     print("\n".join(trace(chosen.file)))
+    return 0
+
+
+def _pages(chosen: argparse.Namespace) -> int:
+    from brainvis.evaluation.pages import write_markdown, write_pages
+
+    if chosen.markdown:
+        print("\n".join(write_markdown(_study(chosen), chosen.folder)))
+    else:
+        print(f"{write_pages(chosen.folder)} notebooks: open {chosen.folder / 'index.html'}")
     return 0
 
 

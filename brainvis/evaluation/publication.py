@@ -42,9 +42,9 @@ class Publication:
         `shows` lists what is in it, see `numbers_of`, `differences_of`, `pictures_of`.
         """
         if warnings := caveats(made_from):
-            figure.text(1, 0, "\n".join(warnings), ha="right", va="bottom", fontsize=7)
+            figure.text(1, 0, "\n".join(warnings), ha="right", va="top", fontsize=7)
         for kind, metadata in METADATA.items():
-            write = partial(figure.savefig, format=kind, dpi=200, metadata=metadata)
+            write = partial(figure.savefig, format=kind, dpi=200, bbox_inches="tight", metadata=metadata)
             self._add(f"{name}.{kind}", write, caption, made_from, shows)
         return figure
 
