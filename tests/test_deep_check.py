@@ -57,7 +57,7 @@ def test_all_is_well(made, capsys):
         ("runs/*/*/*/fusion/results.json", "Make it again: "),
         ("data/phantom/*/captions.json", "made anew when it is next read"),
         ("data/phantom/*/image/*/*.png", "made anew when it is next read"),
-        ("data/phantom/*/*.samples*.safetensors", "made anew when it is next read"),
+        ("data/phantom/*/*.safetensors", "made anew when it is next read"),
         ("data/text_embeddings/*.safetensors", "made anew when it is next read"),
     ],
 )

@@ -16,7 +16,7 @@ import yaml
 
 import brainvis.data
 from brainvis.configuration import Configuration
-from brainvis.data import DATASETS, DatasetError, eegcvpr40, load_dataset
+from brainvis.data import DATASETS, DatasetError, eegcvpr40, load_dataset, stored
 from brainvis.data.classes import CLASS_NAMES, IMAGENET_INDICES, RELEASED_NAMES
 from brainvis.data.eegcvpr40_files import EEG_FILES, EEGCVPR40Settings
 from brainvis.files import WriteError
@@ -68,14 +68,14 @@ def arrays(folder: Path) -> list[str]:
 
 def test_array_file_holds_the_kept_trials_and_the_second_opening_does_not_read_the_source(tmp_path, monkeypatch):
     first = load(write(tmp_path), lengths=(493, 600))
-    assert arrays(tmp_path) == ["eeg_5_95_std.samples20-460.lengths493-600.safetensors"]
+    assert arrays(tmp_path) == ["eeg_5_95_std.lengths493-600.safetensors"]
     for trial in range(len(first)):
         expected = eeg(int(first.subjects[trial]), int(first.images[trial]), 460)[:, 20:]
         assert torch.equal(first.trials[trial], expected)
-    stored = eegcvpr40.open_trials(tmp_path, EEGCVPR40Settings(lengths=(493, 600)))
-    usable = torch.nonzero(stored.table["usable"]).flatten().tolist()
-    assert usable == [*range(2, 12), *range(14, 24)] and len(stored.table["lengths"]) == 24
-    assert stored.table["order"].unique().tolist() == [-1]
+    about = eegcvpr40.open_trials(tmp_path, EEGCVPR40Settings(lengths=(493, 600))).about
+    usable = [trial for trial, known in enumerate(about["table"]["usable"]) if known]
+    assert usable == [*range(2, 12), *range(14, 24)] and len(about["table"]["lengths"]) == 24
+    assert set(about["table"]["order"]) == {-1}
 
     monkeypatch.setattr(eegcvpr40, "_convert", None)
     again = load(tmp_path, lengths=(493, 600))
@@ -161,8 +161,8 @@ def test_choices_that_cannot_be_are_refused_before_the_conversion(tmp_path, monk
 
 def test_full_disk_and_unwritable_folder_are_one_clear_error(tmp_path, monkeypatch):
     write(tmp_path)
-    usage = eegcvpr40.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(eegcvpr40.shutil, "disk_usage", lambda folder: usage._replace(free=10**4))
+    usage = stored.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(stored.shutil, "disk_usage", lambda folder: usage._replace(free=10**4))
     with pytest.raises(DatasetError, match="no room.*0.0 MB are free.*BRAINVIS_DATA"):
         load(tmp_path)
     monkeypatch.undo()
@@ -252,7 +252,10 @@ def test_settings_file_chooses_and_arguments_win(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("windows: [0, 1]", "unknown key windows; the keys are band, window, lengths, split, split_index, names"),
+        (
+            "windows: [0, 1]",
+            "unknown key windows; the keys are band, window, lengths, split, split_index, names, sampling_rate",
+        ),
         ("band: 5_96", "band is 596; it needs '5_95', '14_70'"),
         ("split: some", "split is 'some'; it needs 'all', 'single', 'all_released' or 'single_released'"),
         ("window: 20", "window is 20; it needs two whole numbers"),
@@ -272,9 +275,10 @@ def test_wrong_settings_are_named(tmp_path, text, words):
 
 
 def test_example_says_what_is_taken_without_it():
-    example = yaml.safe_load((Path(brainvis.data.__file__).parent / "eegcvpr40_example.yml").read_text())
-    assert EEGCVPR40Settings(**example) == EEGCVPR40Settings()
-    assert list(example) == list(EEGCVPR40Settings.model_fields)
+    text = (Path(brainvis.data.__file__).parent / "eegcvpr40_example.yml").read_text()
+    assert EEGCVPR40Settings(**yaml.safe_load(text)) == EEGCVPR40Settings()
+    for line in EEGCVPR40Settings.model_fields:  # each is explained, commented out where there is no such value
+        assert f"\n{line}: " in text or f"\n# {line}: " in text
 
 
 # Splits

@@ -162,6 +162,16 @@ def test_interpolation_loss_equals_the_equations(targets, squared):
     assert same["cosine_fine"].item() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0, 4.0])
+def test_captions_count_as_often_as_they_weigh(weight):
+    predicted, coarse, fine = torch.randn(3, 4, 2, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    both = semantic_interpolation_loss(predicted, coarse, fine, Alignment(fine_weight=weight))["loss"].item()
+    alone = {name: semantic_interpolation_loss(predicted, coarse, fine, Alignment(targets=(name,)))["loss"].item()
+             for name in ("coarse", "fine")}  # fmt: skip
+    assert both == pytest.approx(alone["coarse"] + weight * alone["fine"], rel=1e-5)
+    assert Alignment().fine_weight == 1
+
+
 @pytest.mark.parametrize("targets", [(), ("middle",)])
 def test_unknown_targets_are_refused(targets):
     x = torch.randn(1, 2, 3)

@@ -49,7 +49,7 @@ READERS = {  # name: (how the worker calls it, ending of the file's name, what i
         WEIGHTS | OLD | PLACES,
     ),
     "picture": (("brainvis.files.reading", "reading.open_picture(file)"), ".png", PICTURES | PLACES),
-    "recording": (("brainvis.data.recordings", "recorded(file)"), "", RECORDINGS),
+    "recording": (("brainvis.data.recordings_continuous", "recorded(file)"), "", RECORDINGS),
 }
 # What does no harm where it is put, and is read: calls that are only noted, one colour painted once more.
 HARMLESS = {("checkpoint", name) for name in ("exec", "eval", "open", "loads", "getattr", "popen")}
@@ -72,9 +72,9 @@ def recorded(file):
     from brainvis.data.recordings_files import Recording
 
     if file.name.endswith("-eve.fif"):
-        return recordings.read_events(Recording(file, 1, "", file), None)
-    raw = recordings.open_recording(Recording(file, 1, "", None))
-    with recordings.readable(file):
+        return recordings_continuous.read_events(Recording(file, 1, "", file), None)
+    raw = recordings_continuous.open_recording(Recording(file, 1, "", None))
+    with recordings_continuous.readable(file):
         raw.load_data(verbose="ERROR")
 
 

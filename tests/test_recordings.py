@@ -14,7 +14,8 @@ from PIL import Image
 from brainvis.configuration import Configuration
 from brainvis.data import DATASETS, DatasetError, load_dataset
 from brainvis.data.recordings import split_by_session
-from brainvis.data.recordings_files import RecordingsSettings, find_recordings, read_settings
+from brainvis.data.recordings_files import find_recordings
+from brainvis.data.recordings_settings import RecordingsSettings, read_settings
 from brainvis.evaluation.baselines import band_power, linear_baseline, signal_to_noise
 from brainvis.files import ROOT
 
@@ -387,7 +388,7 @@ def test_real_ssvep_recordings(tmp_path):
 def test_the_examples_are_valid(tmp_path):
     for name in ("recordings_example.yml", "ssvep_exo.yml"):
         values = read_settings(tmp_path, ROOT / "brainvis" / "data" / name)
-        assert values.window[0] < values.window[1] and len(values.class_names) >= 2
+        assert values.window[0] < values.window[1] and len(set(values.classes.values())) >= 2
     example = (ROOT / "brainvis" / "data" / "recordings_example.yml").read_text()
     for name in RecordingsSettings.model_fields:  # every setting is explained
         assert f"{name}:" in example

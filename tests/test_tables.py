@@ -105,6 +105,15 @@ def test_a_stale_run_is_left_out(study, runs):
     assert row["CA top-1"] == "" and row["GA"] != ""
 
 
+def test_runs_of_sweeps_and_combinations_have_tables_of_their_own(study):
+    before = tables.gather_scores(study)
+    for ablation, stage in (("codewords_220", "lmm_pretraining"), ("no_time+no_semantic", "generation")):
+        Study(ablation=ablation).save(stage, {"test": {"top1": {"value": 0.5, "low": 0.4, "high": 0.6}}})
+        assert len(study.gather(stage)) > len(tables.gather_runs(study, stage))
+    assert tables.gather_scores(study).equals(before)
+    assert {variant.ablation for variant in tables.studies_with_runs(study, before)} <= set(ABLATIONS)
+
+
 def test_the_main_table_shows_the_numbers_of_the_runs(study, runs):
     disk, table = numbers_on_disk(runs), tables.main_table(study, tables.gather_scores(study))
     assert list(zip(table["subject"], table["ablation"], strict=True)) == [

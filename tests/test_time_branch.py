@@ -14,8 +14,10 @@ from brainvis.models.time import (
     TimeEncoder,
     TransformerLayer,
     attention_by_products,
+    draw_masks,
     gumbel_arg_max,
     masked_modeling_objective,
+    variance_over_trials,
 )
 
 CHANNELS, SAMPLES, TRIALS = 3, 22, 2
@@ -236,6 +238,66 @@ def test_masks_come_from_the_generator_and_have_the_ratio(model):
     assert torch.equal(masks[3], model.draw_mask(torch.Generator().manual_seed(3)))
     assert (masks.sum(dim=1) == 2).all()
     assert (masks.float().mean(dim=0) - 0.4).abs().max() < 0.12
+
+
+def test_a_mask_for_each_trial_masks_as_many_units_of_each_and_others(model):
+    generator = torch.Generator().manual_seed(0)
+    masks = draw_masks(model.encoder, 200, generator)
+    assert masks.shape == (200, 5) and masks.dtype == torch.bool
+    assert (masks.sum(dim=1) == 2).all() and len(masks.unique(dim=0)) == 10  # all pairs of five units
+    assert (masks.float().mean(dim=0) - 0.4).abs().max() < 0.12
+    assert torch.equal(masks, draw_masks(model.encoder, 200, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("sees", ["masked", "all"])
+def test_each_trial_under_its_own_mask_is_that_trial_alone(model, trials, sees):
+    model.config = replace(SMALL, target_sees=sees)
+    masks = torch.tensor([[True, False, False, True, False], [False, True, False, False, True]])
+    together = model.predict(trials, masks)
+    assert together.masked.tolist() == [[0, 3], [1, 4]] and together.visible.tolist() == [[1, 2, 4], [0, 2, 3]]
+    for place, (trial, mask) in enumerate(zip(trials, masks, strict=True)):
+        alone = model.predict(trial[None], mask)
+        for part in ("regressed", "target", "tokens", "token_scores"):
+            torch.testing.assert_close(getattr(together, part)[place], getattr(alone, part)[0])
+    same = model.predict(trials, masks[:1].expand(2, -1))
+    close(same.regressed, model.predict(trials, masks[0]).regressed)
+
+
+def test_losses_draw_masks_as_the_configuration_says(model, trials):
+    seen = []
+    predict = model.predict
+    model.predict = lambda trials, mask, draw: seen.append(mask) or predict(trials, mask, draw)
+    for how in ("batch", "trial"):
+        model.config = replace(SMALL, mask_per=how)
+        losses = model.losses(trials, generator=torch.Generator().manual_seed(0))
+        assert all(value.isfinite() for value in losses.values())
+    assert TimeBranch().mask_per == "batch" and torch.equal(
+        seen[0], model.draw_mask(torch.Generator().manual_seed(0))
+    )  # as in the release
+    assert torch.equal(seen[1], draw_masks(model.encoder, 2, torch.Generator().manual_seed(0)))
+
+
+def test_targets_are_held_against_the_mean_of_their_own_unit():
+    target = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
+    masked = torch.tensor([[0, 3], [1, 3], [0, 1], [3, 4]])
+    places = [(trial, place) for trial in range(4) for place in range(2)]
+    of_unit = {unit: [target[place] for place in places if masked[place] == unit] for unit in (0, 1, 3, 4)}
+    errors = [(v - sum(values) / len(values)) ** 2 for values in of_unit.values() for v in values]
+    close(variance_over_trials(target, masked), torch.stack(errors).mean())
+    one = torch.tensor([0, 3])
+    close(variance_over_trials(target, one), variance_over_trials(target, one.expand(4, -1)))
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (torch.ones(2, 4, dtype=torch.bool), r"\(5,\) or \(2, 5\), not torch.bool \(2, 4\)"),
+        (torch.tensor([[True] * 3 + [False] * 2, [True] * 2 + [False] * 3]), r"hides \[2, 3\] units"),
+    ],
+)
+def test_masks_that_fit_no_batch_are_refused(model, trials, mask, words):
+    with pytest.raises(ValueError, match=words):
+        model.predict(trials, mask)
 
 
 def test_gumbel_arg_max_draws_from_the_softmax():

@@ -62,7 +62,9 @@ class EEGDataset:
     fingerprint: str  # what the data are made from
     notes: tuple[str, ...] = ()  # what a reader must know: dropped trials, unused trials, ...
     sessions: Tensor | None = None  # (trial,) int64, session of the recording, counted over all subjects; None: unknown
-    before: Tensor | None = None  # (trial, channel, time) float32, what was recorded just before the event; None: unknown
+    before: Tensor | None = (
+        None  # (trial, channel, time) float32, what was recorded just before the event; None: unknown
+    )
     flicker: tuple[float, ...] = ()  # hertz, of lights that flickered
     checked: bool = False  # the adapter has seen that all trials are finite: they need not be read for it again
 

@@ -1,51 +1,40 @@
 """EEGCVPR40 (Spampinato et al., CVPR 2017): the published files, and any others in their formats.
 
 The folder holds one of `EEG_FILES`, one of `SPLIT_FILES`, and, where there are pictures,
-`image/<wnid>/<image id>.JPEG` and `captions.json` (image id -> caption). `eegcvpr40.yml` chooses among them.
+`image/<wnid>/<image id>.JPEG` and `captions.json` (image id -> caption). `eegcvpr40.yml` chooses among them, and says
+what the files do not: sampling rate, channels, montage.
 
-When it is first read, the EEG file's list of trials is converted into one array beside it, which afterwards is mapped
-and not read: a safetensors file, written trial by trial, so that neither file is ever in memory as a whole, unless the
-published one is older than torch 1.6. Its metadata says what it was made from and whose the trials are.
+When it is first read, the EEG file's list of trials is converted into an array file beside it (see `stored`). Neither
+is ever in memory as a whole, unless the published one is older than torch 1.6.
 """
 
-import hashlib
-import json
 import math
-import shutil
+from collections.abc import Iterator
 from operator import index
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from brainvis.data.classes import CLASS_NAMES, RELEASED_NAMES
 from brainvis.data.dataset import SPLITS, EEGDataset
-from brainvis.data.eegcvpr40_files import EEG_FILES, EEGCVPR40Settings, data_fingerprint, published_files
-from brainvis.data.source import DatasetError
-from brainvis.files import (
-    BrainvisError,
-    DamagedError,
-    beside_runs,
-    digest,
-    file_digest,
-    locked,
-    read_json,
-    read_only,
-    readable_size,
-    verified,
-    write_aside,
+from brainvis.data.eegcvpr40_files import (
+    EEG_FILES,
+    EEGCVPR40Settings,
+    array_file,
+    data_fingerprint,
+    made_from,
+    published_files,
 )
+from brainvis.data.source import DatasetError
+from brainvis.data.stored import Stored, check_room, stored, write_trials
+from brainvis.files import BrainvisError, read_json
 from brainvis.files.tensors import load_tensors
 
-SAMPLING_RATE = 1000.0  # hertz
-FORMAT = 3  # raised when the same source and choices would give another array file
+WINDOW, LENGTHS = (20, 460), (450, 600)  # of the published files: samples of a trial, recorded lengths of usable ones
+USUAL = (0.9, 1.2)  # ... of files with other lengths, as shares of the middle one: as in the published files
 COLUMNS = ("lengths", "labels", "images", "subjects", "order")
-PAGE = 4096  # bytes: trials start at the start of a page
-CHECKSUM = 16  # hexadecimal digits of a trial's SHA-256
-SEALED = ("made_from", "labels", "images", "table", "checksums")  # entries of the metadata, with one checksum for all
 
 
 def load_published(folder: Path, settings: EEGCVPR40Settings) -> EEGDataset:
@@ -53,28 +42,31 @@ def load_published(folder: Path, settings: EEGCVPR40Settings) -> EEGDataset:
     _, split_file = published_files(folder, settings)
     published = read_split(split_file, settings.split_index)  # before anything that takes long
     captions, own_names = (read_json(folder / name, missing={}) for name in ("captions.json", "class_names.json"))
-    stored = open_trials(folder, settings)
-    splits, notes = resolve_split(split_file, settings, published, stored.table)
-    usable = stored.table["usable"]
+    trials, about = open_trials(folder, settings)
+    trials, table = trials["trials"], {name: torch.tensor(column) for name, column in about["table"].items()}
+    channels = _channels(settings, trials.shape[1])
+    splits, notes = resolve_split(split_file, settings, published, table)
+    usable, (least, greatest), (start, end) = table["usable"], about["lengths"], about["window"]
     if dropped := int((~usable).sum()):
-        least, greatest = settings.lengths
         notes.insert(0, f"{dropped} of {len(usable)} trials are dropped: not {least} to {greatest} samples long.")
+    if not (settings.window or (start, end) == WINDOW):
+        notes.append(f"Samples {start} to {end} of each trial are kept; `window` in eegcvpr40.yml chooses others.")
     image_folder = folder / "image"
-    if not image_folder.is_dir():
+    if about["images"] and not image_folder.is_dir():
         notes.append("There are no images: reconstruction and its judgement need the image tree (image/<wnid>/...).")
     names = {**(CLASS_NAMES if settings.names == "corrected" else RELEASED_NAMES), **own_names}
-    of_trial = {name: stored.table[name][usable] for name in COLUMNS}
-    if (stored.table["order"] < 0).any():
+    of_trial = {name: table[name][usable] for name in COLUMNS}
+    if (table["order"] < 0).any():
         of_trial["order"] = None
     return EEGDataset(
         name="eegcvpr40",
-        trials=stored.trials,
-        sampling_rate=SAMPLING_RATE,
-        start=settings.window[0] / SAMPLING_RATE,
-        channels=tuple(f"EEG{channel + 1:03d}" for channel in range(stored.trials.shape[1])),
-        montage=None,
-        image_ids=tuple(stored.images),
-        class_names=tuple(names.get(wnid, wnid) for wnid in stored.wnids),
+        trials=trials,
+        sampling_rate=settings.sampling_rate,
+        start=start / settings.sampling_rate,
+        channels=channels,
+        montage=settings.montage,
+        image_ids=tuple(about["images"]),
+        class_names=tuple(names.get(wnid, wnid) for wnid in about["labels"]),
         captions=captions,
         image_folder=image_folder if image_folder.is_dir() else None,
         splits=splits,
@@ -83,6 +75,25 @@ def load_published(folder: Path, settings: EEGCVPR40Settings) -> EEGDataset:
         checked=True,
         **of_trial,
     )
+
+
+def _channels(settings: EEGCVPR40Settings, count: int) -> tuple[str, ...]:
+    """Names of so many channels; DatasetError for too many or too few of them, or a montage that lacks one."""
+    names = settings.channels or tuple(f"EEG{channel + 1:03d}" for channel in range(count))
+    if len(names) != count:
+        raise DatasetError(f"eegcvpr40.yml names {len(names)} channels, but the trials have {count}. Name each once.")
+    if settings.montage is not None:
+        import mne  # only here: who names no montage does not wait for it
+
+        if settings.montage not in (known := mne.channels.get_builtin_montages()):
+            raise DatasetError(f"eegcvpr40.yml: montage is {settings.montage!r}; it needs one of {', '.join(known)}.")
+        placed = mne.channels.make_standard_montage(settings.montage).ch_names
+        if lacking := [name for name in names if name not in placed]:
+            wrong = (
+                f"montage {settings.montage} has no place for {', '.join(lacking[:5])}{', ...' * (len(lacking) > 5)}"
+            )
+            raise DatasetError(f"eegcvpr40.yml: {wrong}. Name the `channels` as the montage does, or leave it out.")
+    return names
 
 
 def read_split(file: Path, split_index: int) -> dict[str, Tensor]:
@@ -139,80 +150,18 @@ def resolve_split(
     return splits, notes
 
 
-class Trials(NamedTuple):
-    """What the array file holds, mapped: processes share its pages, and writing to the tensors never reaches it."""
-
-    trials: Tensor  # (usable trial, channel, time) float32
-    table: dict[str, Tensor]  # of the whole published list: `COLUMNS` int64 (-1: unknown) and "usable", bool
-    wnids: list[str]  # by label
-    images: list[str]
-
-
-def open_trials(folder: Path, settings: EEGCVPR40Settings) -> Trials:
+def open_trials(folder: Path, settings: EEGCVPR40Settings) -> Stored:
     """The trials of the published file, which one of several processes converts, if that is to be done. DatasetError: a
     file or trial that is not what it should be, no room on the disk, a folder that cannot be written."""
-    source = folder / EEG_FILES[settings.band]
-    (start, end), (least, greatest) = settings.window, settings.lengths
-    place = beside_runs("data") / folder.name if read_only(folder) else folder
-    target = place / f"{source.stem}.samples{start}-{end}.lengths{least}-{greatest}.safetensors"
-    made_from = digest([FORMAT, file_digest(source), settings.band, settings.window, settings.lengths])
-    if (trials := _mapped(target, made_from, told=True)) is not None:
-        return trials
-    try:
-        with locked(target):
-            if (trials := _mapped(target, made_from)) is None:  # another process may have made it while this one waited
-                _convert(source, target, settings, made_from)
-                trials = _mapped(target, made_from)
-    except OSError as error:
-        cure = f"Make {place} writable, or make a folder of links to the published files and name that above it"
-        raise DatasetError(f"{target} could not be written ({error}). {cure} in BRAINVIS_DATA.") from error
-    return trials
+    source, target = folder / EEG_FILES[settings.band], array_file(folder, settings)
+    key = made_from(folder, settings)
+    return stored(target, key, lambda: _convert(source, target, settings, key))
 
 
-def _mapped(file: Path, made_from: str, told: bool = False) -> Trials | None:
-    """The content of an array file, None if there is none that is whole, unchanged and made from this; it is said if
-    it is damaged, unless it was or will be `told`."""
-    try:
-        with safe_open(file, "pt") as stored:
-            metadata = stored.metadata() or {}
-            if metadata.get("made_from") != made_from:
-                return None
-            trials = stored.get_tensor("trials")
-        verified(file, "trials", lambda: _check(file, trials, metadata))
-    except DamagedError as error:
-        if not told:
-            tqdm.write(f"{error} It is converted anew.")
-        return None
-    except (FileNotFoundError, SafetensorError, KeyError):
-        return None
-    table, wnids, images = (json.loads(metadata[name]) for name in ("table", "labels", "images"))
-    return Trials(trials, {name: torch.tensor(column) for name, column in table.items()}, wnids, images)
-
-
-def check_array(file: Path) -> None:
-    """Read an array file against its checksums; DamagedError if it is not what was written."""
-    try:
-        with safe_open(file, "pt") as stored:
-            _check(file, stored.get_tensor("trials"), stored.metadata())
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise DamagedError(f"{file} is damaged: it is no whole array file.") from error
-
-
-def _check(file: Path, trials: Tensor, metadata: dict[str, str]) -> None:
-    """DamagedError for an array file that is not what was written, or has values that are not finite."""
-    checksums = metadata["checksums"]
-    if trials.dtype != torch.float32 or trials.ndim != 3:
-        raise DamagedError(f"{file} is damaged: its trials are {trials.dtype} {tuple(trials.shape)}.")
-    if metadata["sealed"] != digest([metadata[name] for name in SEALED]) or len(checksums) != CHECKSUM * len(trials):
-        raise DamagedError(f"{file} is damaged: its table of trials is not what was written.")
-    for number, trial in enumerate(tqdm(trials, desc=f"{file.stem}, checked once", unit="trial", delay=2)):
-        wrong = _checksum(trial) != checksums[CHECKSUM * number :][:CHECKSUM]
-        if wrong or not trial.isfinite().all():
-            raise DamagedError(f"{file} is damaged: trial {number} is not what was written.")
-
-
-def _checksum(trial: Tensor) -> str:
-    return hashlib.sha256(trial.contiguous().numpy()).hexdigest()[:CHECKSUM]
+def subjects_of(source: Path) -> list[int]:
+    """Whose trials a published EEG file holds; DatasetError if it cannot be read."""
+    (records,) = read_published(source, dataset=list)
+    return sorted({value for record in records if isinstance(value := _number(record, "subject"), int)})
 
 
 def read_published(file: Path, **kinds: type) -> list:
@@ -231,8 +180,15 @@ def read_published(file: Path, **kinds: type) -> list:
     return [content[key] for key in kinds]
 
 
+def _number(record: object, key: str) -> object:
+    """An entry of a trial; a tensor of one number is that number."""
+    value = record.get(key) if isinstance(record, dict) else None
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
 def _row(record, first, names: dict[str, list]) -> tuple[int, ...]:
-    """`COLUMNS` of a trial, which must be like the `first`; ValueError says what is wrong with it."""
+    """`COLUMNS` of a trial, which must be like the `first`; ValueError says what is wrong with it. Where the file names
+    no pictures, a trial needs none."""
     if not isinstance(record, dict):
         raise ValueError(f"is a {type(record).__name__}, not a dict")
     eeg = record.get("eeg")
@@ -240,14 +196,14 @@ def _row(record, first, names: dict[str, list]) -> tuple[int, ...]:
         raise ValueError("has no `eeg`, a tensor of floats (channel, time)")
     if len(eeg) != (channels := len(first["eeg"])):
         raise ValueError(f"has {len(eeg)} channels, the first trial {channels}")
-    row = {}
-    for key in ("label", "image", "subject"):
-        value = record.get(key)
-        row[key] = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        if not isinstance(row[key], int):
+    row = {key: _number(record, key) for key in ("label", "image", "subject")}
+    if not names["image"]:
+        row["image"] = -1
+    for key, value in row.items():
+        if not isinstance(value, int):
             raise ValueError(f"has no whole number {key!r}, but {value!r}")
     for key, known in names.items():
-        if not 0 <= row[key] < len(known):
+        if known and not 0 <= row[key] < len(known):
             raise ValueError(f"has {key} {row[key]}, but the file names {len(known)} of them (0 to {len(known) - 1})")
     if row["subject"] < 1:
         raise ValueError(f"has subject {row['subject']}; subjects are numbered from 1")
@@ -255,7 +211,19 @@ def _row(record, first, names: dict[str, list]) -> tuple[int, ...]:
     return eeg.shape[1], *row.values(), order if isinstance(order, int) else -1
 
 
-def _convert(source: Path, target: Path, settings: EEGCVPR40Settings, made_from: str) -> None:
+def choose_samples(settings: EEGCVPR40Settings, lengths: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Window and least and greatest length of usable trials, in samples: those of the settings; else as published where
+    most trials (trial,) are as long as in the published files, else as much as trials of a usual length have."""
+    middle = int(lengths.sort().values[len(lengths) // 2])
+    published = LENGTHS[0] <= middle <= LENGTHS[1]
+    usual = LENGTHS if published else (math.ceil(USUAL[0] * middle), math.floor(USUAL[1] * middle))
+    least, greatest = settings.lengths or usual
+    usable = lengths[(lengths >= least) & (lengths <= greatest)]
+    window = settings.window or (WINDOW if published or not len(usable) else (0, int(usable.min())))
+    return window, (least, greatest)
+
+
+def _convert(source: Path, target: Path, settings: EEGCVPR40Settings, key: str) -> None:
     statistics = {"means": Tensor, "stddevs": Tensor} if settings.band == "raw" else {}
     records, wnids, images, *statistics = read_published(source, dataset=list, labels=list, images=list, **statistics)
     if not records:
@@ -276,7 +244,7 @@ def _convert(source: Path, target: Path, settings: EEGCVPR40Settings, made_from:
             raise DatasetError(f"{source}: {name} are not {what} (shape {tuple(values.shape)}). Fetch the file again.")
     mean, deviation = (values.float().reshape(-1, 1) for values in (mean, deviation))  # (channel, 1)
 
-    (start, end), (least, greatest) = settings.window, settings.lengths
+    (start, end), (least, greatest) = window, lengths = choose_samples(settings, table["lengths"])
     table["usable"] = (table["lengths"] >= least) & (table["lengths"] <= greatest)
     kept = torch.nonzero(table["usable"]).flatten()
     if not len(kept):
@@ -284,36 +252,17 @@ def _convert(source: Path, target: Path, settings: EEGCVPR40Settings, made_from:
     for trial in kept[table["lengths"][kept] < end][:1].tolist():
         wrong = f"trial {trial} has {int(table['lengths'][trial])} samples, the window {start}:{end} needs {end}"
         raise DatasetError(f"{source}: {wrong}. Shorten it, or drop such trials with lengths=({end}, ...).")
-    shape = (len(kept), channels, end - start)
-    size = 4 * math.prod(shape)  # bytes
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(target.parent).free) < size * 1.01 + 2**20:
-        wrong = f"There is no room for {target}: it takes {readable_size(size)}, and {readable_size(free)} are free"
-        raise DatasetError(f"{wrong}. Make some, or move the data and let BRAINVIS_DATA name the folder above.")
-    content = {"labels": wnids, "images": images, "table": {name: column.tolist() for name, column in table.items()}}
-    metadata = {"made_from": made_from, **{name: json.dumps(value) for name, value in content.items()}}
+    check_room(target, 4 * len(kept) * channels * (end - start))
 
-    def head(checksums: str) -> bytes:  # as long for these checksums as for any others
-        metadata["checksums"] = checksums
-        metadata["sealed"] = digest([metadata[name] for name in SEALED])
-        header = {"__metadata__": metadata, "trials": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
-        text = json.dumps(header).encode()
-        text += b" " * (-(8 + len(text)) % PAGE)  # the format allows blanks there
-        return len(text).to_bytes(8, "little") + text
+    def trials() -> Iterator[tuple[Tensor]]:
+        for trial in tqdm(kept.tolist(), desc=f"{source.name}, read once", unit="trial"):
+            cut = (records[trial]["eeg"][:, start:end].float() - mean) / deviation
+            records[trial] = None  # a file that is not memory-mapped is given back as it is written
+            if bad := int((~cut.isfinite()).sum()):
+                wrong = f"trial {trial} has {bad} values that are not finite (NaN or infinite)"
+                raise DatasetError(f"{source}: {wrong}. Repair or remove this trial; nothing was loaded.")
+            yield (cut,)
 
-    def write(path: Path) -> None:  # by hand: the library of safetensors writes only what is in memory as a whole
-        checksums = []
-        with path.open("wb") as stream:
-            stream.write(head("-" * CHECKSUM * len(kept)))
-            for trial in tqdm(kept.tolist(), desc=f"{source.name}, read once", unit="trial"):
-                cut = (records[trial]["eeg"][:, start:end].float() - mean) / deviation
-                records[trial] = None  # a file that is not memory-mapped is given back as it is written
-                if bad := int((~cut.isfinite()).sum()):
-                    wrong = f"trial {trial} has {bad} values that are not finite (NaN or infinite)"
-                    raise DatasetError(f"{source}: {wrong}. Repair or remove this trial; nothing was loaded.")
-                stream.write(cut.contiguous().numpy())
-                checksums.append(_checksum(cut))
-            stream.seek(0)
-            stream.write(head("".join(checksums)))
-
-    write_aside(target, write)
+    about = {"labels": wnids, "images": images, "window": window, "lengths": lengths}
+    about["table"] = {name: column.tolist() for name, column in table.items()}
+    write_trials(target, key, trials(), lambda: about)

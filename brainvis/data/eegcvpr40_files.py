@@ -8,10 +8,11 @@ from annotated_types import Predicate
 from pydantic import BeforeValidator, Field, StrictInt
 
 from brainvis.configuration import Configuration
-from brainvis.data.source import DatasetError, FileSettings, Source, read_yaml
-from brainvis.files import digest, file_digests
+from brainvis.data.source import DatasetError, FileSettings, Hertz, Source, read_yaml, stored_beside
+from brainvis.files import digest, file_digest, file_digests, remembered
 
 SETTINGS_NAME = "eegcvpr40.yml"
+FORMAT = 4  # raised when the same source and choices would give another array file
 EEG_FILES = {
     "5_95": "eeg_5_95_std.pth",
     "14_70": "eeg_14_70_std.pth",
@@ -33,17 +34,22 @@ class EEGCVPR40Settings(FileSettings):
     """What `eegcvpr40.yml` or keyword arguments choose."""
 
     band: Annotated[Literal[*EEG_FILES], BeforeValidator(_band)] = "5_95"  # raw is standardised by its own statistics
-    # First and end sample that are kept of each trial.
-    window: Annotated[tuple[StrictInt, StrictInt], Predicate(lambda pair: 0 <= pair[0] < pair[1])] = Field(
-        (20, 460), description="two whole numbers of samples, the first from 0 on and less than the second"
+    # First and end sample that are kept of each trial. None: 20 and 460, where trials are as long as published ones;
+    # else as many as all usable trials have.
+    window: Annotated[tuple[StrictInt, StrictInt], Predicate(lambda pair: 0 <= pair[0] < pair[1])] | None = Field(
+        None, description="two whole numbers of samples, the first from 0 on and less than the second"
     )
-    # Least and greatest recorded samples of a usable trial; others are dropped.
-    lengths: Annotated[tuple[StrictInt, StrictInt], Predicate(lambda pair: 1 <= pair[0] <= pair[1])] = Field(
-        (450, 600), description="two whole numbers of samples, the first from 1 on and not above the second"
+    # Least and greatest recorded samples of a usable trial; others are dropped. None: 450 and 600, or the like.
+    lengths: Annotated[tuple[StrictInt, StrictInt], Predicate(lambda pair: 1 <= pair[0] <= pair[1])] | None = Field(
+        None, description="two whole numbers of samples, the first from 1 on and not above the second"
     )
     split: Literal[*SPLIT_FILES] = "all"
     split_index: StrictInt = Field(0, description="a whole number from 0")  # which of the file's splits
     names: Literal["corrected", "released"] = "corrected"  # spelt right, or as in the released code
+    # What the files do not say.
+    sampling_rate: Hertz = Field(1000.0, description="a positive number in hertz")
+    channels: tuple[str, ...] | None = Field(None, description="a list of names such as [Fp1, Fp2]", min_length=1)
+    montage: str | None = Field(None, description="the name of one of MNE's standard montages")
 
 
 def read_settings(folder: Path, options: dict) -> EEGCVPR40Settings:
@@ -61,6 +67,20 @@ def published_files(folder: Path, settings: EEGCVPR40Settings) -> tuple[Path, Pa
         if not file.is_file():
             raise DatasetError(f"{file} is missing. Put the published files of EEGCVPR40 into {folder}.")
     return files
+
+
+def array_file(folder: Path, settings: EEGCVPR40Settings) -> Path:
+    """The array file that these choices give."""
+    chosen = {"samples": settings.window, "lengths": settings.lengths}
+    parts = [f"{name}{pair[0]}-{pair[1]}" for name, pair in chosen.items() if pair]
+    name = ".".join([Path(EEG_FILES[settings.band]).stem, *(parts or ["trials"]), "safetensors"])
+    return stored_beside(folder) / name
+
+
+def made_from(folder: Path, settings: EEGCVPR40Settings) -> str:
+    """Stands for the EEG file and the choices that shape its array file."""
+    source = folder / EEG_FILES[settings.band]
+    return digest([FORMAT, file_digest(source), settings.band, settings.window, settings.lengths])
 
 
 def data_contents(folder: Path, settings: EEGCVPR40Settings) -> dict[str, str]:
@@ -81,6 +101,20 @@ def data_fingerprint(folder: Path, settings: EEGCVPR40Settings) -> str:
     return digest(data_contents(folder, settings))
 
 
+def published_subjects(folder: Path, settings: EEGCVPR40Settings) -> tuple[int, ...]:
+    """The subjects of the EEG file; the six published ones where it is missing."""
+    source = folder / EEG_FILES[settings.band]
+    if not source.is_file():
+        return (1, 2, 3, 4, 5, 6)
+
+    def ask() -> str:
+        from brainvis.data.eegcvpr40 import subjects_of  # torch comes with it: once, as the answer is remembered
+
+        return " ".join(map(str, subjects_of(source)))
+
+    return tuple(map(int, remembered(source, "subjects", ask).split()))
+
+
 def load_eegcvpr40(folder: Path, configuration: Configuration, **options):  # -> EEGDataset
     """Read the published files. `options` are fields of `EEGCVPR40Settings`; what is not given is taken from
     `eegcvpr40.yml` in the folder, if any. DatasetError: a wrong option, file or trial."""
@@ -92,7 +126,7 @@ def load_eegcvpr40(folder: Path, configuration: Configuration, **options):  # ->
 EEGCVPR40 = Source(
     load=load_eegcvpr40,
     fingerprint=lambda folder, configuration, **options: data_fingerprint(folder, read_settings(folder, options)),
-    subjects=lambda folder, configuration, **_: (1, 2, 3, 4, 5, 6),
+    subjects=lambda folder, configuration, **options: published_subjects(folder, read_settings(folder, options)),
     has_images=lambda folder, configuration, **_: (folder / "image").is_dir(),
     contents=lambda folder, configuration, **options: data_contents(folder, read_settings(folder, options)),
 )

@@ -6,11 +6,9 @@ They follow the tags of a FIF file in circles, unpack without end, and make room
 import gzip
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
-
-import mne
 
 from brainvis.files.reading import plain_file
 
@@ -18,11 +16,16 @@ UNPACKED = 50  # times as large as its file: no recording can be packed that wel
 SPARE = 64 * 2**20  # bytes that may be unpacked in any case
 SAMPLES = 32  # numbers for each byte of the files: far more than any format has, slow channels drawn out included
 LARGE = 2**27  # numbers that MNE may make room for in any case: 1 GB
+TABLE_BYTES = 64 * 2**20
+HDF5 = b"\x89HDF"
 
 
 def check_file(file: Path) -> None:
-    """ValueError, or BrainvisError for what is no plain file, before MNE reads a recording or its events."""
+    """ValueError, or BrainvisError for what is no plain file, before MNE reads a recording, epochs or events."""
     most = UNPACKED * plain_file(file) + SPARE
+    for beside in file.parent.iterdir():  # a header names others, which nobody must wait for
+        if not beside.is_dir() and beside.name[0] != ".":
+            plain_file(beside)
     if file.name.lower().endswith(".gz"):
         with gzip.open(file) as stream:
             _count(iter(lambda: stream.read(2**20), b""), most)
@@ -33,15 +36,50 @@ def check_file(file: Path) -> None:
             _check_tags(stream)
     elif file.suffix.lower() == ".set":
         with file.open("rb") as stream:
-            _count(_unpacked_matlab(stream), most)
+            if stream.read(len(HDF5)) == HDF5:
+                _check_hdf5(file, most)
+            else:
+                stream.seek(0)
+                _count(_unpacked_matlab(stream), most)
 
 
-def check_header(raw: mne.io.BaseRaw) -> None:
-    """ValueError if a recording says that it has more samples than its files can hold."""
-    size, numbers = sum(Path(file).stat().st_size for file in raw.filenames if file), len(raw.ch_names) * raw.n_times
-    packed = any(str(file).endswith(".gz") for file in raw.filenames)
+def check_header(files: Iterable[Path | str | None], numbers: int) -> None:
+    """ValueError if a recording in `files` says that it has more numbers than these can hold."""
+    files = [Path(file) for file in files if file]
+    size, packed = sum(plain_file(file) for file in files), any(file.name.endswith(".gz") for file in files)
     if numbers > LARGE and numbers > SAMPLES * size * (UNPACKED if packed else 1):
         raise ValueError(f"its header promises {numbers:,} samples, and its files have {size:,} bytes")
+
+
+def check_table(file: Path) -> None:
+    """ValueError for a table of BIDS that its reader would make too much of: it draws out all cells to the longest."""
+    plain_file(file, TABLE_BYTES)
+    lines = file.read_bytes().split(b"\n")
+    cells = max(line.count(b"\t") + 1 for line in lines) * len(lines)
+    longest = max(len(cell) for line in lines for cell in line.split(b"\t"))
+    if cells * longest > LARGE:
+        raise ValueError(f"its table {file.name} has {cells:,} cells of up to {longest:,} bytes, too many to read")
+
+
+def _check_hdf5(file: Path, most: int) -> None:
+    """ValueError for a MATLAB 7.3 file whose arrays are too large, or lie in other files."""
+    try:
+        import h5py  # MNE reads such files where pymatreader is installed, which brings it
+    except ImportError:
+        raise ValueError("it is a MATLAB 7.3 file: pip install pymatreader, or save it as version 7") from None
+    total = 0
+
+    def add(name: str, found: object) -> None:
+        nonlocal total
+        if isinstance(found, h5py.Dataset):
+            total += found.size * found.dtype.itemsize if found.shape is not None else 0
+            if found.external:
+                raise ValueError(f"its array {name} lies in another file")
+            if total > most:
+                raise ValueError(f"it unpacks to more than {most:,} bytes, {UNPACKED} times its size")
+
+    with h5py.File(file, "r") as content:
+        content.visititems(add)
 
 
 def _count(pieces: Iterator[bytes], most: int) -> None:

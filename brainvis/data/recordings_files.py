@@ -1,138 +1,167 @@
-"""What a folder of recordings holds and the YAML file that says how to cut it into trials. Light."""
+"""What a folder of recordings holds: continuous ones, a BIDS data set, ready epochs, or arrays. Light."""
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-from annotated_types import MinLen, Predicate
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator, model_validator
 
 from brainvis.configuration import Configuration
-from brainvis.data.source import DatasetError, FileSettings, Source, read_yaml
+from brainvis.data.recordings_settings import (
+    SETTINGS_NAME,
+    RecordingsSettings,
+    read_settings,
+    settings_file,
+)
+from brainvis.data.source import DatasetError, Source
 from brainvis.files import digest, file_digests
 
-SETTINGS_NAME = "recordings.yml"
 SUFFIXES = (".fif", ".fif.gz", ".vhdr", ".edf", ".bdf", ".gdf", ".set")
+BIDS_SUFFIXES = (".vhdr", ".edf", ".bdf", ".set")
 # FIF files that are not continuous recordings, by MNE's own naming rules, and the later parts of a split recording,
 # which MNE opens itself when it reads the first.
 OTHER_FIF = re.compile(
-    r"[-_](eve|epo|ave|cov|ica|proj|annot|trans|fwd|inv|src|bem|sol|meta)$|(raw|eeg)-\d+$|split-(?!0*1[-_])\d+[-_]"
+    r"[-_](eve|epo|ave|cov|ica|proj|annot|trans|fwd|inv|src|bem|sol|meta)$|(raw|eeg|epo)-\d+$|split-(?!0*1[-_])\d+[-_]"
 )
+EPOCHS, LABELS = re.compile(r"[-_]epo\.fif(\.gz)?$"), re.compile(r"[-_]labels$")
+EVENTS_ENDINGS = ("-eve.fif", "_eve.fif")
 SUBJECT_NAME = re.compile(r"^[A-Za-z]*[-_ ]?0*(\d+)$")
 SESSION_NAME = re.compile(r"(?:^|[/_])ses-([A-Za-z0-9]+)")
-
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Hertz = Annotated[Number, Field(gt=0)]
-Rising = Annotated[tuple[Number, Number], Predicate(lambda pair: pair[0] < pair[1])]
-Name = Annotated[str, Field(coerce_numbers_to_str=True)]
-NAMED = Predicate(lambda table: all(type(event) in (int, str) for event in table))
-ByEvent = Annotated[dict[Any, Name], MinLen(1), NAMED]
-A_TABLE = "such as {1: rest, 2: 13 Hz}; an event is a whole number or a text, a name a text, all else has to be quoted"
-# A path that starts from the folder of the settings. Of a data set that was moved only its name counts.
-FROM_SETTINGS = BeforeValidator(lambda value, info: info.context.parent / str(value))
-Beside = Annotated[Path, FROM_SETTINGS, PlainSerializer(lambda path: path.name)]
-
-
-class Images(FileSettings):
-    """Which picture each event showed; the names are image ids, the folder is where their files lie."""
-
-    # <folder>/<name up to the first _>/<name>.png, as EEGDataset.image_path expects
-    folder: Annotated[Beside, Predicate(Path.is_dir)] = Field(description="a folder that exists")
-    events: ByEvent = Field(description=f"a table of events and names of pictures {A_TABLE}")
-    captions: Annotated[Beside, Predicate(Path.is_file)] | None = Field(
-        None, description="a JSON file that exists: name -> sentence"
-    )
-
-
-class RecordingsSettings(FileSettings):
-    """`recordings.yml`. Times are seconds after the event, frequencies hertz."""
-
-    window: Rising = Field(description="two numbers of seconds such as [2.0, 5.0], the first less than the second")
-    filter: Annotated[Rising, Predicate(lambda band: band[0] >= 0)] = Field(
-        description="two frequencies such as [5, 45], none negative, the first less than the second; 0: no lower edge"
-    )
-    classes: Annotated[ByEvent, Predicate(lambda names: len(set(names.values())) > 1)] = Field(
-        description=f"a table of events and at least two different class names {A_TABLE}"
-    )
-    notch: tuple[Hertz, ...] = Field((), description="a positive number in hertz, or a list of them")
-    resample: Hertz | None = Field(None, description="a positive number in hertz")
-    # None: all EEG channels that the recordings share
-    channels: tuple[str, ...] | None = Field(None, description="a list of names such as [Oz, O1, O2]", min_length=1)
-    standardise: Literal["channel", "none"] = "channel"  # none: microvolts
-    # of lights, where the classes are lights that flicker: baselines then look for responses to them
-    flicker: tuple[Hertz, ...] = Field((), description="a positive number in hertz, or a list of them")
-    images: Images | None = Field(None, description="a table with folder and events")
-
-    @field_validator("notch", "flicker", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return value if isinstance(value, list) else [value]
-
-    @field_validator("images", mode="before")
-    @classmethod
-    def _nested(cls, value: object, info: ValidationInfo) -> object:
-        return Images.validated(value, info.context, "images.") if isinstance(value, dict) else value
-
-    @model_validator(mode="after")
-    def _same_events(self) -> Self:
-        if self.images and (odd := set(self.images.events) ^ set(self.classes)):
-            only = ", ".join(sorted(map(str, odd)))
-            raise ValueError(f"images.events and classes must name the same events; only one of them has {only}")
-        return self
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names by label, in the order of the file; several events may share a name."""
-        return tuple(dict.fromkeys(self.classes.values()))
+TASK_NAME = re.compile(r"_task-([A-Za-z0-9]+)")
+SIDECARS = re.compile(r"(^|_)(events|channels|eeg|electrodes|coordsystem)\.(tsv|json)$")  # of BIDS, at every level
+KINDS = ("continuous", "bids", "epochs", "array")
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One continuous recording of one subject."""
+    """One file of one subject."""
 
     file: Path
     subject: int
     session: str  # the BIDS session where the name has one, else the file itself
-    events_file: Path | None
+    events_file: Path | None  # `-eve.fif` of a continuous recording, labels of an array
+    kind: str = "continuous"  # one of KINDS; a .set may turn out to hold epochs
 
 
-def read_settings(folder: Path, settings: Path | str | None = None) -> RecordingsSettings:
-    """The YAML file `settings`, or `recordings.yml` in the folder, validated; DatasetError if there is none."""
-    file = Path(settings or Path(folder) / SETTINGS_NAME)
-    if not file.is_file():
-        cure = "Copy brainvis/data/recordings_example.yml there and change it to your events and window"
-        raise DatasetError(f"No settings for the recordings: {file} does not exist. {cure}.")
-    return RecordingsSettings.validated(read_yaml(file), file)
+@dataclass(frozen=True)
+class Found:
+    """What lies in a folder of recordings."""
+
+    recordings: tuple[Recording, ...]
+    orphans: tuple[Path, ...] = ()  # files of events without a recording
+    ignored: tuple[Path, ...] = ()  # epochs and arrays beside continuous recordings
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of files that are not read."""
+        notes = [
+            f"{file} belongs to no recording and is not read: events are those of <name>_raw.fif in <name>-eve.fif."
+            for file in self.orphans
+        ]
+        if self.ignored:
+            which = f"{len(self.ignored)} files of ready epochs or arrays, {self.ignored[0].name} first, are not read"
+            notes.append(f"{which}, as there are continuous recordings: move them into a folder of their own.")
+        return notes
 
 
-def find_recordings(folder: Path) -> list[Recording]:
-    """All recordings below `folder`, by subject and then in the natural order of their names (2 before 10).
-    DatasetError: no folder, no recording, a subject folder without a number, a number twice."""
+def is_bids(folder: Path) -> bool:
+    """Whether a folder is laid out as BIDS asks."""
+    return (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/**/eeg/*_events.tsv"))
+
+
+def survey(folder: Path, task: str | None = None) -> Found:
+    """All recordings below `folder`, by subject and then in the natural order of their names (2 before 10): continuous
+    ones if there are any, else epochs, else arrays; of a BIDS data set those of one task. DatasetError: no folder, no
+    recording, a subject folder without a number, a number twice, no such task, several."""
     if not folder.is_dir():
         raise DatasetError(f"{folder} does not exist; it should hold one folder a subject with its recordings.")
-    recordings, owners = [], {}
-    for place in sorted(folder.iterdir(), key=_natural):
-        files = [] if place.name.startswith(".") else sorted(filter(_is_recording, place.rglob("*")), key=_natural)
-        if not files:
-            continue
-        if (match := SUBJECT_NAME.match(place.name)) is None:
-            wrong = "holds recordings, but its name does not say whose: call it subject01, sub-01, S1 or 1"
-            raise DatasetError(f"{place} {wrong}.")
-        subject = int(match.group(1))
-        if (other := owners.setdefault(subject, place)) != place:
-            raise DatasetError(f"{other} and {place} are both subject {subject}; rename or merge one of them.")
-        for file in files:
+    bids = is_bids(folder)
+    places = [place for place in sorted(folder.iterdir(), key=_natural) if place.name[0] != "."]
+    files = {place: list(_files_of(place, bids)) for place in places if not bids or place.name.startswith("sub-")}
+    there = {kind for found in files.values() for _, kind in found}
+    chosen = next(({kind} for kind in KINDS[2:] if kind in there), set()) if not there & set(KINDS[:2]) else KINDS[:2]
+    ignored = tuple(file for found in files.values() for file, kind in found if kind not in chosen)
+    files = {place: [one for one in found if one[1] in chosen] for place, found in files.items()}
+    if bids:
+        files = _of_task(files, task, folder)
+    files = {place: found for place, found in files.items() if found}
+    numbers, recordings = _subjects(files, bids), []
+    for place, found in files.items():
+        for file, kind in found:
             name = file.relative_to(place).as_posix()
             session = SESSION_NAME.search(name)
-            events = file.with_name(re.sub(r"[-_]raw$", "", _stem(file)) + "-eve.fif")
-            session, events = session.group(1) if session else name, events if events.is_file() else None
-            recordings.append(Recording(file, subject, session, events))
+            events = _events_file(file, kind)
+            recordings.append(Recording(file, numbers[place], session.group(1) if session else name, events, kind))
     if not recordings:
         needs = f"one folder a subject (subject01, sub-01, 1, ...) with files ending in {', '.join(SUFFIXES)}"
-        raise DatasetError(f"No recording in {folder}: it should hold {needs}.")
-    return sorted(recordings, key=lambda recording: recording.subject)
+        raise DatasetError(f"No recording in {folder}: it should hold {needs}, -epo.fif, or .npy.")
+    used = {recording.events_file for recording in recordings}
+    tables = (file for place in places if chosen == KINDS[:2] for file in sorted(place.rglob("*eve.fif")))
+    orphans = tuple(file for file in tables if file.name.endswith(EVENTS_ENDINGS) and file not in used)
+    return Found(tuple(sorted(recordings, key=lambda recording: recording.subject)), orphans, ignored)
+
+
+def find_recordings(folder: Path, task: str | None = None) -> list[Recording]:
+    """The recordings alone; see `survey`."""
+    return list(survey(folder, task).recordings)
+
+
+def _files_of(place: Path, bids: bool) -> Iterator[tuple[Path, str]]:
+    """The files of one subject's folder that hold trials, each with its kind."""
+    for file in sorted(place.rglob("*"), key=_natural):
+        if file.name.startswith(".") or not file.is_file():
+            continue
+        stem = _stem(file)
+        if bids and file.parent.name == "eeg" and stem and stem.endswith("_eeg") and file.suffix in BIDS_SUFFIXES:
+            yield file, "bids"
+        elif EPOCHS.search(file.name):
+            yield file, "epochs"
+        elif file.suffix == ".npy" and not LABELS.search(file.stem):
+            yield file, "array"
+        elif stem is not None and (".fif" not in file.name[len(stem) :].lower() or not OTHER_FIF.search(stem.lower())):
+            yield file, "continuous"
+
+
+def _events_file(file: Path, kind: str) -> Path | None:
+    if kind == "array":
+        beside = (file.with_name(f"{file.stem}{mark}labels.npy") for mark in "-_")
+    elif kind == "continuous":
+        stem = re.sub(r"[-_]raw$", "", _stem(file))
+        beside = (file.with_name(stem + ending) for ending in EVENTS_ENDINGS)
+    else:
+        return None
+    return next((one for one in beside if one.is_file()), None)
+
+
+def _of_task(files: dict[Path, list], task: str | None, folder: Path) -> dict[Path, list]:
+    """The files of one task; DatasetError if that is not there, or none is chosen of several."""
+
+    def own(file: Path) -> str:
+        return found.group(1) if (found := TASK_NAME.search(file.name)) else ""
+
+    there = sorted({own(file) for found in files.values() for file, _ in found})
+    if task is None and len(there) > 1 or task is not None and task not in there:
+        chosen = "several" if task is None else f"no recordings of the task {task!r}, but"
+        cure = f"Write one into {SETTINGS_NAME} in that folder, such as `task: {there[0] if there else 'name'}`"
+        raise DatasetError(f"{folder} has {chosen} tasks: {', '.join(there)}. {cure}.")
+    return {place: [one for one in found if task in (None, own(one[0]))] for place, found in files.items()}
+
+
+def _subjects(files: dict[Path, list], bids: bool) -> dict[Path, int]:
+    """The number of each subject's folder: the one in its name. Labels of BIDS that have none, or share it, are
+    numbered from 1 on in their order."""
+    numbers = {place: match and int(match.group(1)) for place in files for match in [SUBJECT_NAME.match(place.name)]}
+    if bids and (None in numbers.values() or max(Counter(numbers.values()).values(), default=0) > 1):
+        return {place: number for number, place in enumerate(numbers, 1)}
+    owners = {}
+    for place, number in numbers.items():
+        if number is None:
+            wrong = "holds recordings, but its name does not say whose: call it subject01, sub-01, S1 or 1"
+            raise DatasetError(f"{place} {wrong}.")
+        if (other := owners.setdefault(number, place)) != place:
+            raise DatasetError(f"{other} and {place} are both subject {number}; rename or merge one of them.")
+    return numbers
 
 
 def _stem(file: Path) -> str | None:
@@ -140,29 +169,49 @@ def _stem(file: Path) -> str | None:
     return next((file.name[: -len(suffix)] for suffix in SUFFIXES if file.name.lower().endswith(suffix)), None)
 
 
-def _is_recording(file: Path) -> bool:
-    if (stem := _stem(file)) is None or file.name.startswith(".") or not file.is_file():
-        return False
-    return ".fif" not in file.name[len(stem) :].lower() or not OTHER_FIF.search(stem.lower())
-
-
 def _natural(file: Path) -> list:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(file)) if part]
+
+
+def own_settings(folder: Path, settings: Path | str | None = None) -> RecordingsSettings:
+    """The settings of a folder; those without a value where a BIDS data set or epochs, which name their events, have
+    none. DatasetError as from `read_settings`."""
+    optional = False
+    if not settings_file(folder, settings).is_file():
+        with suppress(DatasetError):
+            found = find_recordings(folder)
+            optional = all(one.kind in ("bids", "epochs") or one.file.suffix == ".set" for one in found)
+    return read_settings(folder, settings, optional)
 
 
 def recordings_contents(
     folder: Path, configuration: Configuration, settings: Path | str | None = None
 ) -> dict[str, str]:
     """Digests of the settings, of all files beside the recordings, and of captions and pictures, by name."""
-    values, named = read_settings(folder, settings), {}
-    for place in {recording.file.parent for recording in find_recordings(folder)}:
-        files = (file for file in place.iterdir() if file.is_file() and file.name[0] != ".")
-        named |= {file.relative_to(folder).as_posix(): file for file in files}
+    values = own_settings(folder, settings)
+    named = signal_files(folder, survey(folder, values.task))
     if values.images:
         pictures = (file for file in values.images.folder.glob("*/*") if file.is_file())
         named |= {f"{file.parent.name}/{file.name}": file for file in pictures}
         named |= {file.name: file for file in [values.images.captions] if file}
-    named[SETTINGS_NAME] = Path(settings or folder / SETTINGS_NAME)
+    if (file := settings_file(folder, settings)).is_file():
+        named[SETTINGS_NAME] = file
+    return _digests(named)
+
+
+def signal_files(folder: Path, found: Found) -> dict[str, Path]:
+    """All files that the signals and events of recordings may be read from, by name: those beside them, whose headers
+    may name any of them, and the sidecars of BIDS above."""
+    left_out, places = {*found.orphans, *found.ignored}, {recording.file.parent for recording in found.recordings}
+    above = {parent for place in places for parent in place.parents if parent == folder or folder in parent.parents}
+    above = above if any(recording.kind == "bids" for recording in found.recordings) else set()
+    files = [file for place in places for file in place.iterdir() if file not in left_out]
+    files += [file for place in above - places for file in place.iterdir() if SIDECARS.search(file.name)]
+    plain = (file for file in files if file.is_file() and file.name[0] != "." and file.suffix != ".lock")
+    return {file.relative_to(folder).as_posix(): file for file in plain}
+
+
+def _digests(named: dict[str, Path]) -> dict[str, str]:
     found = file_digests(named.values(), "checksums of recordings", watched=True)
     return {name: found[file][:16] for name, file in sorted(named.items())}
 
@@ -170,8 +219,13 @@ def recordings_contents(
 def recordings_fingerprint(folder: Path, configuration: Configuration, settings: Path | str | None = None) -> str:
     """Stands for what the settings say and for all that is read; a copy of it has the same."""
     contents = recordings_contents(folder, configuration, settings)
-    del contents[SETTINGS_NAME]  # what it says counts, not how it is written
-    return digest([read_settings(folder, settings).model_dump_json(), contents])  # as text: the order of classes counts
+    contents.pop(SETTINGS_NAME, None)  # what it says counts, not how it is written
+    return digest([own_settings(folder, settings).model_dump_json(), contents])  # as text: the order of classes counts
+
+
+def signals_fingerprint(folder: Path, values: RecordingsSettings, found: Found) -> str:
+    """Stands for what the trials' signals are made from: pictures and captions may change."""
+    return digest([values.model_dump_json(exclude={"images", "flicker"}), _digests(signal_files(folder, found))])
 
 
 def recordings_have_images(folder: Path, configuration: Configuration, settings: Path | str | None = None) -> bool:
@@ -181,19 +235,26 @@ def recordings_have_images(folder: Path, configuration: Configuration, settings:
     return False
 
 
+def recordings_subjects(folder: Path, configuration: Configuration, settings: Path | str | None = None, **_) -> tuple:
+    """The numbers of all subjects."""
+    task = None
+    with suppress(DatasetError):
+        task = read_settings(folder, settings).task
+    return tuple(sorted({recording.subject for recording in find_recordings(folder, task)}))
+
+
 def load_recordings(folder: Path, configuration: Configuration, settings: Path | str | None = None):  # -> EEGDataset
     """Read, filter and cut all recordings below `folder`, one subfolder a subject. `settings` is the YAML file, where
     the folder cannot be written to. DatasetError: settings, names, events or windows that do not fit."""
-    from brainvis.data.recordings import cut_recordings
+    from brainvis.data.recordings import open_recordings
 
-    fingerprint = recordings_fingerprint(folder, configuration, settings)
-    return cut_recordings(folder, read_settings(folder, settings), fingerprint)
+    return open_recordings(folder, settings, recordings_fingerprint(folder, configuration, settings))
 
 
 RECORDINGS = Source(
     load=load_recordings,
     fingerprint=recordings_fingerprint,
-    subjects=lambda folder, *_, **__: tuple(sorted({recording.subject for recording in find_recordings(folder)})),
+    subjects=recordings_subjects,
     has_images=recordings_have_images,
     contents=recordings_contents,
 )

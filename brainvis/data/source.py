@@ -3,14 +3,19 @@
 Light, as are the modules that fill `DATASETS`: Snakemake asks for fingerprints, and waits for neither torch nor MNE.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
 
-from brainvis.files import BrainvisError, reading
+from brainvis.files import BrainvisError, beside_runs, read_only, reading
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Hertz = Annotated[Number, Field(gt=0)]
 
 
 class DatasetError(BrainvisError):
@@ -63,3 +68,18 @@ def read_yaml(file: Path) -> dict:
     if not isinstance(content, dict):
         raise DatasetError(f"{file} holds no settings; it needs lines such as `window: [0, 100]`.")
     return {key: value for key, value in content.items() if value is not None}
+
+
+def stored_beside(folder: Path) -> Path:
+    """Where the array files of the data in `folder` are: there, or beside the runs if it cannot be written to."""
+    return beside_runs("data") / folder.name if read_only(folder) else folder
+
+
+def read_about(file: Path) -> dict:
+    """What an array file (`stored`) says of itself; empty if there is none, or if it cannot be read."""
+    try:
+        with safe_open(file, "numpy") as content:
+            about = json.loads(bytes(content.get_tensor("about")))
+        return about if isinstance(about, dict) else {}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return {}  # damaged: it is made anew when the data set is opened

@@ -1,6 +1,5 @@
-"""Ablations against the whole method on the same trials: paired differences, each measure's corrected as one family."""
+"""Ablations against the whole method: differences paired by seed and trial, each measure's corrected as one family."""
 
-import numpy as np
 import pandas as pd
 
 from brainvis.configuration import ABLATIONS
@@ -31,37 +30,40 @@ def ablation_differences(study: Study, data: EEGDataset) -> pd.DataFrame:
     """What each ablation of a subject changes against `full`: a row each, of every measure that runs are there for.
 
     `data` are this subject's trials: resamples draw whole pictures, within classes. Columns: `measure`, `ablation`,
-    `full` and `without` (means over the `trials` that both have), `value` (without - full) with `low`, `high` and `p`,
-    and `p_holm`, corrected for the comparisons of the same measure, of which there are `family`.
+    `full` and `without` (means over the `seeds` and `trials` that both have), `value` (without - full) with `low`,
+    `high` and `p`, and `p_holm`, corrected for the comparisons of the same measure, of which there are `family`.
     """
     rows = []
     for measure, stage in MEASURES.items():
-        runs = {run.results["study"]["ablation"]: run for run in gather_runs(study, stage) if _is_of(run, study)}
-        scores = {name: score_of_trials(runs[name]) for name in ABLATIONS if name in runs}
-        scores = {name: score for name, score in scores.items() if score is not None}
-        whole = scores.pop("full", pd.Series(dtype=float))
-        found = {name: _difference(score, whole, data, study.seed) for name, score in scores.items()}
+        scores: dict[str, dict[int, pd.Series]] = {}  # ablation -> seed -> score of each trial
+        for run in gather_runs(study, stage):
+            chosen = run.results["study"]
+            if chosen["subject"] == study.subject and (score := score_of_trials(run)) is not None:
+                scores.setdefault(chosen["ablation"], {})[chosen["seed"]] = score
+        whole = scores.pop("full", {})
+        ordered = [name for name in ABLATIONS if scores.get(name, {}).keys() & whole.keys()]
+        found = {name: _difference(scores[name], whole, data, study.seed) for name in ordered}
         found = {name: row for name, row in found.items() if row["trials"]}
         corrected = holm({name: row["p"] for name, row in found.items()})
         rows += [
             {"measure": measure, "ablation": name, **row, "p_holm": corrected[name], "family": len(found)}
             for name, row in found.items()
         ]
-    columns = ["measure", "ablation", "trials", "full", "without", "value", "low", "high", "p", "p_holm", "family"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["measure", "ablation", "seeds", "trials", "full", "without", "value", "low", "high", "p", "p_holm"]
+    return pd.DataFrame(rows, columns=[*columns, "family"])
 
 
-def _is_of(run: Product, study: Study) -> bool:
-    return run.results["study"]["subject"] == study.subject
-
-
-def _difference(score: pd.Series, whole: pd.Series, data: EEGDataset, seed: int) -> dict:
-    trials = np.intersect1d(score.index, whole.index)
-    means = {"trials": len(trials), "full": whole[trials].mean(), "without": score[trials].mean()}
+def _difference(score: dict[int, pd.Series], whole: dict[int, pd.Series], data: EEGDataset, seed: int) -> dict:
+    seeds = sorted(score.keys() & whole.keys())
+    pair = [pd.DataFrame({one: scores[one] for one in seeds}) for scores in (score, whole)]  # (trial, seed)
+    pair = [scores.dropna() for scores in pair]
+    trials = pair[0].index.intersection(pair[1].index).sort_values()
+    without, full = (scores.loc[trials].to_numpy().T for scores in pair)  # (seed, trial)
     if not len(trials):
-        return means
+        return {"seeds": len(seeds), "trials": 0}
     draws = {"groups": data.images[trials], "strata": data.labels[trials], "seed": seed}
-    return means | mean_difference((score[trials] - whole[trials]).to_numpy(), **draws)
+    means = {"seeds": len(seeds), "trials": len(trials), "full": full.mean(), "without": without.mean()}
+    return means | mean_difference(without - full, **draws)
 
 
 def verdict(row: pd.Series) -> str:
@@ -83,6 +85,7 @@ def in_words(differences: pd.DataFrame) -> pd.DataFrame:
         {
             "measure": row["measure"],
             "ablation": row["ablation"],
+            "seeds": row["seeds"],
             "trials": row["trials"],
             "full": f"{row['full']:.3f}",
             "without": f"{row['without']:.3f}",
@@ -92,5 +95,5 @@ def in_words(differences: pd.DataFrame) -> pd.DataFrame:
         }
         for _, row in differences.iterrows()
     ]
-    columns = ["measure", "ablation", "trials", "full", "without", "difference (points)", "p, Holm", "shown"]
+    columns = ["measure", "ablation", "seeds", "trials", "full", "without", "difference (points)", "p, Holm", "shown"]
     return pd.DataFrame(cells, columns=columns)

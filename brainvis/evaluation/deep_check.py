@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from brainvis.data.eegcvpr40 import check_array
 from brainvis.data.phantom import changed_file
+from brainvis.data.stored import check_array
 from brainvis.files import (
     BrainvisError,
     DamagedError,
@@ -51,7 +51,7 @@ def _things(dataset: str, backbone: str) -> Iterator[tuple[Path, Callable[[Path]
     for manifest in sorted(data_folder("phantom").glob("*/phantom.json")):
         yield manifest.parent, _phantom
     for name in sorted({"phantom", dataset}):
-        for file in sorted(data_folder(name).rglob("*.samples*.safetensors")):
+        for file in sorted(data_folder(name).rglob("*.safetensors")):
             yield file, lambda file: _made_anew(check_array, file)
     for file in sorted(data_folder("text_embeddings").glob("*.safetensors")):
         yield file, lambda file: _made_anew(check_text_embeddings, file)

@@ -17,6 +17,7 @@ from brainvis.configuration import Configuration
 from brainvis.data import DATASETS, DatasetError
 from brainvis.data import eegcvpr40_files as eegcvpr40
 from brainvis.data import recordings_files as recordings
+from brainvis.data.recordings_settings import read_settings, settings_file
 from brainvis.files import ROOT, BrainvisError, data_folder, read_json, readable_path, readable_size, weights_folder
 from brainvis.generation import GENERATORS, weights
 from brainvis.generation.captioners import CAPTIONER, CAPTIONERS, find_captioner
@@ -168,8 +169,8 @@ def _recordings(folder: Path) -> Iterator[Item]:
     size = readable_size(sum(recording.file.stat().st_size for recording in files)) if files else "-"
     what = f"recordings: {len(files)} files" if files else "recordings of your own"
     yield Item(what, found, size, readable_path(folder) + "/<subject>/", "you", "01-04", "needed", wrong)
-    file, source = folder / recordings.SETTINGS_NAME, "brainvis/data/recordings_example.yml"
-    _, wrong = _tried(recordings.read_settings, folder) if file.is_file() else (None, "")
+    file, source = settings_file(folder), "brainvis/data/recordings_example.yml"
+    _, wrong = _tried(read_settings, folder) if file.is_file() else (None, "")
     yield _file(f"recordings: {file.name}", file, "-", source, "01-04", "needed", wrong)
 
 

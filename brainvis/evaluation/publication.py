@@ -97,10 +97,10 @@ def commit_of(product: Product) -> str:
 
 
 def numbers_of(scores: pd.DataFrame) -> list[dict]:
-    """Rows of `report.gather_scores` as what a figure shows."""
+    """Rows of `report.gather_scores`, or of `seeds.mean_over_seeds`, as what a figure shows."""
     return [
         {"what": f"subject {row['subject'] or 'all'}, {row['ablation']}: {row['score']}", "value": _interval(row),
-         "runs": [row["run"]]}
+         "runs": list(row["runs"]) if "runs" in row else [row["run"]]}
         for _, row in scores.iterrows()
     ]  # fmt: skip
 
@@ -110,7 +110,9 @@ def differences_of(differences: pd.DataFrame, products: Iterable[Product]) -> li
     shown, products = [], list(products)
     for _, row in differences.iterrows():
         of = [product for product in products if product.results["stage"] == MEASURES.get(row["measure"])]
-        runs = [run_of(p) for p in of if p.results["study"]["ablation"] in ("full", row["ablation"])]
+        pair = [[p for p in of if p.results["study"]["ablation"] == name] for name in ("full", row["ablation"])]
+        both = set.intersection(*({p.results["study"]["seed"] for p in each} for each in pair))
+        runs = [run_of(p) for each in pair for p in each if p.results["study"]["seed"] in both]
         shown.append({"what": f"{row['measure']}: {row['ablation']} - full", "value": _interval(row), "runs": runs})
     return shown
 

@@ -30,7 +30,7 @@ IDENTITY = ["subject", "ablation", "protocol"]  # columns
 
 
 def gather_scores(study: Study) -> pd.DataFrame:
-    """Every score of every run of this study's data set, preset, seed, protocol and backbone: one row a number.
+    """Every score of every run of this study's data set, preset, protocol and backbone, of all seeds: one row a number.
 
     A score is whatever a run's metrics give as {"value": ...}. Columns: `subject` (0: all subjects), `ablation` that
     owns the run, `stage`, `score` (its path in the metrics, "fused.top1"), `value`, `low` and `high` (95 % interval),
@@ -38,7 +38,7 @@ def gather_scores(study: Study) -> pd.DataFrame:
     """
     columns = ["subject", "ablation", "stage", "score", *NUMBERS, "data set", "preset", "seed", "protocol", "run"]
     rows = [row for product in gather_runs(study) for row in _rows(product)]
-    frame, keys = pd.DataFrame(rows, columns=[*columns, "fingerprint"]), ["stage", "subject", "ablation"]
+    frame, keys = pd.DataFrame(rows, columns=[*columns, "fingerprint"]), ["stage", "subject", "ablation", "seed"]
     order = {name: place for place, name in enumerate([*STAGES, *study.stages, *ABLATIONS])}
     return frame.sort_values(keys, key=lambda key: key.map(order).fillna(key), kind="stable", ignore_index=True)
 
@@ -125,7 +125,8 @@ def missing_runs(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["ablation", "stage", "command"])
 
 
-# Tables that people read: cells are text, a number with its 95 % interval where it has one: "0.431 [0.390, 0.472]"
+# Tables that people read: cells are text, a number with its 95 % interval where it has one: "0.431 [0.390, 0.472]".
+# `scores` are those of one seed, or means over seeds (`seeds.mean_over_seeds`): each table says of how many.
 
 
 def main_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
@@ -133,16 +134,17 @@ def main_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for variant in studies_with_runs(study, scores):
         kind = "refined" if variant.configuration.generation.refinement else "semantic"
-        pictures = _cells(scores, variant, "generation", kind, _picture_columns())
-        rows.append(_identity(variant) | _cells(scores, variant, "fusion", "fused", CLASSIFICATION) | pictures)
-    return _table(rows, IDENTITY, CLASSIFICATION | _picture_columns())
+        pictures = _cells(scores, variant, "generation", kind, _picture_columns(), "seeds, pictures")
+        classified = _cells(scores, variant, "fusion", "fused", CLASSIFICATION, "seeds, classifier")
+        rows.append(_identity(variant) | classified | pictures)
+    return _table(rows, [*IDENTITY, "seeds, classifier", "seeds, pictures"], CLASSIFICATION | _picture_columns())
 
 
 def classification_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     """Classification by ablation of the encoder (as table 3), beside what the paper reports for it."""
     own = [variant for variant in studies_with_runs(study, scores) if variant.owner("fusion") == variant.ablation]
     rows = [_identity(variant) | _cells(scores, variant, "fusion", "fused", CLASSIFICATION) for variant in own]
-    return _beside_reported(_table(rows, IDENTITY, CLASSIFICATION), 3, ["ablation"], ["top-1"])
+    return _beside_reported(_table(rows, [*IDENTITY, "seeds"], CLASSIFICATION), 3, ["ablation"], ["top-1"])
 
 
 def pictures_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
@@ -159,7 +161,7 @@ def pictures_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
             row = _identity(variant) | {"ablation": variant.owner("fusion")}
             row["pictures of"] = words if variant.configuration.generation.semantic else "refinement stage alone"
             rows.append(row | _cells(scores, variant, "generation", kind, _picture_columns()))
-    measured = _table(rows, [*IDENTITY, "pictures of"], _picture_columns())
+    measured = _table(rows, [*IDENTITY, "seeds", "pictures of"], _picture_columns())
     return _beside_reported(measured, 4, ["ablation", "pictures of"], ["GA", "IS", "FID"])
 
 
@@ -174,15 +176,18 @@ def _picture_columns() -> dict[str, tuple[str, int]]:
     return {name: (metric.title, metric.digits) for name, metric in metrics.items() if metric.title}
 
 
-def _cells(scores: pd.DataFrame, study: Study, stage: str, part: str, columns: dict) -> dict[str, str]:
-    """The cells of one row for the scores of `part`; empty where a score is missing."""
-    cells = {}
+def _cells(
+    scores: pd.DataFrame, study: Study, stage: str, part: str, columns: dict, seeds: str = "seeds"
+) -> dict[str, str]:
+    """The cells of one row for the scores of `part`, empty where a score is missing, and how many `seeds` they are of."""
+    cells, counts = {}, []
     for score, (title, digits) in columns.items():
         row = find(scores, study, stage, f"{part}.{score}")
         cells[title] = "" if row is None else f"{row['value']:.{digits}f}"
         if row is not None and not pd.isna(row["low"]):
             cells[title] += f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-    return cells
+        counts += [] if row is None else [int(row.get("seeds", 1))]
+    return cells | {seeds: str(max(counts, default=""))}
 
 
 def _table(rows: list[dict], first: list[str], columns: dict) -> pd.DataFrame:

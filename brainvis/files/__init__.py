@@ -8,6 +8,7 @@ from brainvis.files.checksums import (
     file_digests,
     read_all_again,
     read_sealed,
+    remembered,
     verified,
     write_sealed,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "read_sealed",
     "readable_path",
     "readable_size",
+    "remembered",
     "remove_leftovers",
     "resolve",
     "runs_folder",

@@ -67,11 +67,17 @@ def file_digests(files: Iterable[Path], title: str = "checksums", watched: bool 
 def verified(file: Path, what: str, check: Callable[[], None]) -> None:
     """Have `check` read a file against checksums of its own, unless this very file has passed it; `what` tells checks
     apart. What `check` raises goes through."""
+    remembered(file, what, lambda: check() or "passed")
+
+
+def remembered(file: Path, what: str, ask: Callable[[], str]) -> str:
+    """What `ask` says of a file; it is asked again only once the file has changed. `what` tells questions apart."""
     memory, state = _memory(), _state(file)
-    if memory.found(file, state, what) is None:
-        check()
-        memory.learn(file, state, what, "passed")
+    if (said := memory.found(file, state, what)) is None:
+        said = ask()
+        memory.learn(file, state, what, said)
         memory.write()
+    return said
 
 
 def read_all_again() -> None:

@@ -37,7 +37,7 @@ def encoder_class(name: str) -> type:
 
 
 def encoder_module(name: str) -> str:
-    """Dotted name of the module that an encoder comes from, without importing it; EncoderError lists those there are."""
+    """Dotted name of the module that an encoder comes from, which stays unread; EncoderError lists those there are."""
     if name.startswith("braindecode."):
         if find_spec("braindecode") is None:
             raise EncoderError(f"the branch {name!r} needs braindecode, which is not installed: pip install it")

@@ -1,4 +1,5 @@
-"""Figures of notebooks 07 and 08: what all runs together say. Scores are the rows of `report.gather_scores`."""
+"""Figures of notebooks 07 and 08: what all runs together say. Scores are the rows of `report.gather_scores`, one
+seed alone, or of `seeds.mean_over_seeds`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,10 +22,12 @@ FEATURES |= {"linear": "linear baseline"}
 PICTURES_OF = {"semantic": "semantic stage alone", "refined": "after refinement"}
 
 
-def classification_figure(scores: pd.DataFrame, trials: Mapping[int, int]) -> Figure:
+def classification_figure(
+    scores: pd.DataFrame, trials: Mapping[int, int], of_seeds: pd.DataFrame | None = None
+) -> Figure:
     """Top-1 and top-5 accuracy of each branch, of late fusion, of BrainVis and of the baselines; a line a subject.
 
-    `trials`: subject -> its test trials.
+    `trials`: subject -> its test trials. `of_seeds`: the same scores of each seed, which get small points of their own.
     """
     scores = scores[(scores["stage"] == "fusion") & (scores["ablation"] == "full")]
     if scores.empty:
@@ -47,6 +50,9 @@ def classification_figure(scores: pd.DataFrame, trials: Mapping[int, int]) -> Fi
             look = {"fmt": MARKERS[number % len(MARKERS)] + "-", "linewidth": 0.8, "capsize": 2, "markersize": 5}
             colour = SUBJECTS[number % len(SUBJECTS)]
             axis.errorbar([place for place, _ in points], values[:, 0], reach, color=colour, label=label, **look)
+            for (place, _), name in zip(points, (n for n in features if subject in by_feature[n]), strict=True):
+                dots = _of_seeds(of_seeds, subject, f"{name}.{top}")
+                axis.plot([place + 0.05] * len(dots), 100 * dots, ".", color=colour, alpha=0.5, markersize=4)
         chance = 100 * next(iter(by_feature["fused"].values()))["chance"]
         style.chance_line(axis, chance, label=f"chance ({chance / 100:.3f})")
         names = [FEATURES.get(name, style.words(name, 14)) for name in features]
@@ -72,7 +78,7 @@ def ablation_figure(scores: pd.DataFrame, subject: int) -> Figure:
             axis.axis("off")
             axis.text(0.5, 0.5, "no pictures were generated", ha="center", va="center")
             return figure
-        names = {name: _without(name) for name in ABLATIONS if name in rows}
+        names = {name: _without(name, rows[name].get("seeds", 1)) for name in ABLATIONS if name in rows}
         style.estimates(axis, groups, names, bars=True, scale=100, labels=PICTURES_OF | {"fused": None})
         chance = next(iter(rows.values()))["chance"]
         style.chance_line(axis, 100 * chance, f"chance ({chance:.3f})")
@@ -110,9 +116,19 @@ def differences_figure(differences: pd.DataFrame) -> Figure:
     return figure
 
 
-def _without(ablation: str) -> str:
-    """An ablation's name in words."""
-    return style.words(ablation.replace("no_", "no ").replace("_", " "), 30)
+def _without(ablation: str, seeds: int = 1) -> str:
+    """An ablation's name in words, and of how many seeds its score is the mean."""
+    name = style.words(ablation.replace("no_", "no ").replace("_", " "), 30)
+    return name if seeds == 1 else f"{name} ({seeds} seeds)"
+
+
+def _of_seeds(scores: pd.DataFrame | None, subject: int, score: str) -> np.ndarray:
+    """One score of the fusion stage of each seed of `full`, where there are several: (seed,)."""
+    if scores is None:
+        return np.empty(0)
+    wanted = {"stage": "fusion", "ablation": "full", "subject": subject, "score": score}
+    values = scores.loc[(scores[list(wanted)] == pd.Series(wanted)).all(axis=1), "value"].to_numpy()
+    return values if len(values) > 1 else np.empty(0)
 
 
 def _by(scores: pd.DataFrame, key: str, score: str) -> dict[object, dict]:

@@ -15,7 +15,7 @@ from brainvis.configuration import Configuration, Phantom, Training
 from brainvis.data import load_dataset
 from brainvis.data.dataset import EEGDataset, Partition
 from brainvis.data.rows import Rows
-from brainvis.files import BrainvisError
+from brainvis.files import BrainvisError, data_folder
 from brainvis.phantom.spectrum import BAND
 
 ORIGINS = {  # what `pretraining.KINDS` calls them
@@ -33,7 +33,7 @@ def pretraining_on(
     """What a kind is pre-trained on, (trial, channel, time), and for how many epochs: the steps of `training` on all
     training trials. A kind that is not in `ORIGINS` is pre-trained on these.
 
-    BrainvisError: "lmm_ssvep" without a folder of recordings.
+    `recordings` are those of "lmm_ssvep"; None: ssvep_exo in the data folder. BrainvisError: they are not there.
     """
     train = partition.train
     if kind.startswith("lmm_same_"):
@@ -43,7 +43,7 @@ def pretraining_on(
     elif kind == "lmm_both":
         trials = torch.cat([data.trials[train], other_head(data, len(train))])
     elif kind == "lmm_ssvep":
-        trials = ssvep(data, recordings, len(train))
+        trials = ssvep(data, recordings or data_folder("ssvep_exo"), len(train))
     else:
         trials = data.view(train)
     return trials, replace(training, epochs=max(1, round(training.epochs * len(train) / len(trials))))
@@ -62,17 +62,15 @@ def other_head(data: EEGDataset, most: int | None = None, phantom: Phantom | Non
     return mapped(trials, positions(other.channels, other.montage), positions(data.channels, data.montage))
 
 
-def ssvep(data: EEGDataset, folder: Path | None, most: int | None = None) -> Tensor:
+def ssvep(data: EEGDataset, folder: Path, most: int | None = None) -> Tensor:
     """Trials (trial, channel, time) cut one after the other from whole recordings, `<folder>/<subject>/*_raw.fif`:
     filtered as the phantom is, brought to the sampling rate of `data`, on its channels. Each channel has mean 0 and
     variance 1 in each recording, as its amplifier's level is no brain activity.
 
-    BrainvisError: there are no recordings in the folder, or none is named.
+    BrainvisError: there are no recordings in the folder.
     """
-    files = sorted(folder.glob("*/*_raw.fif")) if folder else []
-    if not files:
-        where = f"in {folder}" if folder else "named"
-        raise BrainvisError(f"no recordings are {where}: one folder a subject, with files that end in _raw.fif")
+    if not (files := sorted(folder.glob("*/*_raw.fif"))):
+        raise BrainvisError(f"no recordings are in {folder}: one folder a subject, with files that end in _raw.fif")
     target, samples, parts = positions(data.channels, data.montage), data.trials.shape[-1], []
     for file in files:
         raw = mne.io.read_raw_fif(file, preload=True, verbose="error").pick("eeg")

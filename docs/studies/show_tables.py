@@ -13,6 +13,7 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from brainvis.evaluation.bootstrap import p_text
 from brainvis.evaluation.report import METADATA, to_markdown
 from brainvis.evaluation.reported import reported_table
 from brainvis.files import write_aside
@@ -21,17 +22,18 @@ from brainvis.plots.style import COLOUR_OF, PALETTE, panels
 TABLES = yaml.safe_load(Path(__file__).with_name("tables.yml").read_text(encoding="utf-8"))["tables"]
 POINTS = 100  # of a share
 SHARES = ("top-1", "top-3", "top-5", "F1", "GA", "position", "size", "caption within class", "pixel correlation")
-SWEEPS = {  # table -> measure that is drawn, what its rows are, its axis
-    "table6": ("top-1", "codewords (660: as the preset has)", "test accuracy, time branch (%)"),
-    "masks": ("top-1", "", "test accuracy, time branch (%)"),
-    "table7": ("top-1", "network", "test accuracy, frequency branch (%)"),
-    "targets": ("GA", "targets", "GA of the semantic stage (%)"),
+SWEEPS = {  # table -> measure that is drawn, and its axis
+    "table6": ("top-1", "test accuracy, time branch (%)"),
+    "masks": ("top-1", "test accuracy, time branch (%)"),
+    "table7": ("top-1", "test accuracy, frequency branch (%)"),
+    "targets": ("GA", "GA of the semantic stage (%)"),
 }
 INTRODUCTION = """# Tables of the study
 
 Measured on the **phantom**, which is no brain data, with preset `demo` and protocol `clean`. A number is the mean over
 seeds and subjects; brackets hold 95 % intervals for which seeds and trials (whole pictures, within classes) were drawn;
-differences are paired by seed and trial, in points. A number that does not come from single trials has the standard
+differences are paired by seed and trial, in points, with p-values corrected for all differences of the same measure in
+a table (Holm). A number that does not come from single trials has the standard
 deviation over seeds behind it (±). Below the tables of the paper stands what its authors **report** for other data
 under another protocol.
 """
@@ -56,12 +58,17 @@ def section(name: str, frame: pd.DataFrame) -> str:
     """A table in the paper's form, and what the paper reports."""
     cells = frame.assign(cell=[cell(line) for _, line in frame.iterrows()])
     measured = cells.pivot(index="row", columns="measure", values="cell")
-    measured = measured.loc[frame["row"].unique(), frame["measure"].unique()].fillna("").reset_index()
+    measured = measured.loc[frame["row"].unique(), frame["measure"].unique()].fillna("")
+    measured = measured.rename_axis(index=TABLES[name]["of"]).reset_index()
     seeds = sorted({len(str(values).split()) for values in frame["of_seeds"].dropna()})
     subjects = dict.fromkeys(frame["subjects"].dropna())
     size = [f"{' or '.join(map(str, seeds))} seeds"] * bool(seeds)
-    size += [f"{'all subjects' if who == 'all' else f'subjects {who}'}" for who in map(str, subjects)][-1:]
-    parts = [f"## {TABLES[name]['title']}", "Measured, " + "; ".join(size) + ".", to_markdown(measured)]
+    whose = {"all": "all subjects"} | {str(one): f"subject {one}" for one in range(10)}
+    size += [whose.get(who, f"subjects {who.replace(' ', ' and ')}") for who in map(str, subjects)][-1:]
+    against = f" Differences are from *{TABLES[name]['against']}*." if "against" in TABLES[name] else ""
+    parts = [f"## {TABLES[name]['title']}", f"Measured: {', '.join(size)}.{against}", to_markdown(measured).rstrip()]
+    if without := [row for row in TABLES[name].get("pretraining", ()) if row not in set(frame["row"])]:
+        parts.append(f"Not run: {', '.join(without)}.")
     if name.startswith("table"):
         reported = reported_table(int(name.removeprefix("table")))
         origin = reported[["data set", "protocol", "source"]].drop_duplicates().iloc[-1]
@@ -73,7 +80,8 @@ def section(name: str, frame: pd.DataFrame) -> str:
 def cell(line: pd.Series) -> str:
     """A number as people read it: with its interval, or its deviation over seeds."""
     if line["measure"].endswith(", difference"):
-        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(POINTS * line[key] for key in ("value", "low", "high")))
+        points = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(POINTS * line[key] for key in ("value", "low", "high")))
+        return f"{points}, {p_text(line['p_holm'])}"
     digits = 3 if line["measure"] in SHARES else 2
     if not pd.isna(line["low"]):
         return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(line[key] for key in ("value", "low", "high")), d=digits)
@@ -94,7 +102,7 @@ def sweeps_figure(tables: dict[str, pd.DataFrame]) -> Figure:
 
 
 def sweep_panel(axes: Axes, name: str, frame: pd.DataFrame) -> None:
-    measure, of, axis = SWEEPS[name]
+    measure, axis = SWEEPS[name]
     lines = frame[frame["measure"] == measure].reset_index(drop=True)
     for place, line in lines.iterrows():
         seeds = POINTS * np.array(str(line["of_seeds"]).split(), float)
@@ -108,7 +116,7 @@ def sweep_panel(axes: Axes, name: str, frame: pd.DataFrame) -> None:
     axes.set_yticks(range(len(lines)), labels)
     axes.set_ylim(len(lines) - 0.4, -0.7)
     axes.set_xlim(left=0)
-    axes.set(xlabel=axis, ylabel=of, title=TABLES[name]["title"].split(", ")[0].split(" (")[0])
+    axes.set(xlabel=axis, ylabel=TABLES[name]["of"], title=TABLES[name]["title"].split(", ")[0].split(" (")[0])
 
 
 if __name__ == "__main__":

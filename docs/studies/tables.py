@@ -22,9 +22,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from torch import Tensor
 
 from brainvis.data.dataset import EEGDataset
-from brainvis.evaluation.bootstrap import INTERVAL, RESAMPLES, resample_weights
+from brainvis.evaluation.bootstrap import holm, mean_difference, mean_interval
+from brainvis.evaluation.joining import late_fusion
 from brainvis.evaluation.report import to_csv
 from brainvis.files import ROOT, read_json, write_aside, write_json
 from brainvis.graph import Choice, mark, stage_named, stage_of_branch
@@ -37,7 +39,8 @@ from brainvis.training import fit, predict
 PLAN = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
 PREFIXES = ("test.", "fused.", "late.", "linear.", "time.", "frequency.", "retrieval.", "semantic.", "refined.")
 EPOCHS_TIMED = 2
-COLUMNS = ["row", "measure", "value", "low", "high", "deviation", "chance", "of_seeds", "subjects", "trials"]
+COLUMNS = ["row", "measure", "value", "low", "high", "p", "p_holm"]
+COLUMNS += ["deviation", "chance", "of_seeds", "subjects", "trials"]
 
 
 # A part
@@ -77,7 +80,8 @@ def measured(study: Study, stage: str) -> dict:
     data = study.subject_data() if stage_named(stage).of_subject else study.data()
     if stage == "fusion":
         tested, arrays = product.arrays["trials"], product.arrays
-        trials["fused.top1"] = (arrays["logits"].argmax(1) == arrays["labels"]).int().tolist()
+        logits = {"fused": arrays["logits"]} | of_branches(study, data, tested)
+        trials = {f"{name}.top1": (of.argmax(1) == arrays["labels"]).int().tolist() for name, of in logits.items()}
     elif stage == "generation":
         tested = product.arrays["trials"]
         for kind in ("semantic", "refined"):
@@ -93,6 +97,15 @@ def measured(study: Study, stage: str) -> dict:
     who = study.subject if stage_named(stage).of_subject else 0
     made = {"stage": stage, "subject": who, "fingerprint": study.fingerprint(stage), "scores": scores, "chance": chance}
     return made | ({"trials": trials, **shown} if trials else {})
+
+
+def of_branches(study: Study, data: EEGDataset, tested: Tensor) -> dict[str, Tensor]:
+    """Class scores (trial, class) of each branch that fusion joined, and of late fusion."""
+    found = {}
+    for branch in study.configuration.fusion.branches:
+        model = new_encoder(branch, study.configuration, **data.signature, n_outputs=len(data.class_names))
+        found[branch] = predict(study.load_branch(branch, model), data.view(tested))
+    return found | {"late": late_fusion(found.values())}
 
 
 def of_branch(study: Study, data: EEGDataset, stage: str, product: Product) -> tuple[list[int], dict[str, float]]:
@@ -149,20 +162,24 @@ def table(name: str, folder: Path, seeds: list[int] | None = None) -> pd.DataFra
                     than = (against[2], f"{against[3]}.{score}", subjects)
                     difference = estimated(of_part, *ask, others=others, than=than)
                     lines.append({"row": row, "measure": f"{measure}, difference"} | difference)
-    frame = pd.DataFrame(lines, columns=COLUMNS)
-    return pd.concat([pretrained(plan["pretraining"], folder), frame]) if "pretraining" in plan else frame
+    for family in {line["measure"] for line in lines if "p" in line}:  # all differences of a measure in this table
+        of_family = [line for line in lines if line["measure"] == family]
+        corrected = holm({line["row"]: line["p"] for line in of_family})
+        for line in of_family:
+            line["p_holm"] = corrected[line["row"]]
+    before = pretrained(plan["pretraining"], folder) if "pretraining" in plan else []
+    return pd.DataFrame([*before, *lines], columns=COLUMNS)
 
 
-def pretrained(kinds: dict[str, str], folder: Path) -> pd.DataFrame:
+def pretrained(kinds: dict[str, str], folder: Path) -> list[dict]:
     """Accuracy of the fine-tuned time branch after each kind of pre-training, from the study of it."""
     known = read_json(folder.parent / "pretraining.json")["accuracy"]
     scores = {label: known.get(f"interleaved | {kind} | 1") for label, kind in kinds.items()}
-    lines = [
+    return [
         {"row": label, "measure": "top-1", "subjects": "all"} | {key: score[key] for key in ("value", "low", "high")}
         for label, score in scores.items()
         if score
     ]
-    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def estimated(parts: list, stage: str, score: str, subjects: list[int], others=None, than=None) -> dict:
@@ -178,7 +195,8 @@ def estimated(parts: list, stage: str, score: str, subjects: list[int], others=N
                 sys.exit(f"{stage} and {than[0]} were not tested on the same trials")
             values = values - other
         of_seeds = values.mean(1)
-        said |= interval(values, *shown) | {"trials": values.shape[1]}
+        ask = mean_interval if others is None else mean_difference
+        said |= ask(values, groups=shown[0], strata=shown[1]) | {"trials": values.shape[1]}
     else:
         of_seeds = np.array([np.mean([run["scores"][score] for run in of_seed]) for of_seed in runs])
         said |= {"value": of_seeds.mean()}
@@ -199,18 +217,6 @@ def _trials(runs: list[list[dict]], score: str) -> tuple[np.ndarray, np.ndarray]
     if any(not np.array_equal(shown[0], other) for other in shown):
         sys.exit(f"{score}: seeds were not tested on the same trials")
     return np.stack([np.concatenate([run["trials"][score] for run in of_seed]) for of_seed in runs]), shown[0]
-
-
-def interval(values: np.ndarray, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Mean of values (seed, trial) and its 95 % interval: seeds are drawn, and pictures within classes, which are the
-    same ones in all seeds."""
-    weights = resample_weights(values.shape[1], groups=images, strata=labels)
-    means = values @ weights.T / weights.sum(1)  # (seed, resample)
-    if (count := len(values)) > 1:
-        drawn = np.random.default_rng(0).multinomial(count - 1, np.full(count, 1 / count), size=RESAMPLES)
-        means = (drawn.T * means).sum(0, keepdims=True) / (count - 1)
-    low, high = np.percentile(means, INTERVAL)
-    return {"value": values.mean(), "low": low, "high": high}
 
 
 def write(name: str, folder: Path, output: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from pytest import MonkeyPatch
 
 from brainvis.configuration import Phantom
-from brainvis.data import eegcvpr40, load_dataset, phantom
+from brainvis.data import load_dataset, phantom, stored
 from brainvis.data.eegcvpr40_files import EEG_FILES
 from brainvis.files import BrainvisError, file_digests, read_json, read_sealed
 from brainvis.phantom import recording
@@ -132,7 +132,7 @@ def unwritable(folder: Path, patch: MonkeyPatch) -> Kind:
         raise PermissionError(13, "Permission denied")
         yield
 
-    patch.setattr(eegcvpr40, "locked", refused)
+    patch.setattr(stored, "locked", refused)
     return Kind("", folder, list(place.glob("*.safetensors")), read_data)
 
 

@@ -1,0 +1,118 @@
+"""A BIDS data set: recordings with tables of events and channels beside them, read by mne-bids.
+
+Without `recordings.yml` the events name the classes (their column `trial_type`), and tell the window by how long they
+last.
+"""
+
+import csv
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import mne
+import numpy as np
+
+from brainvis.data.recordings_checks import check_table
+from brainvis.data.recordings_files import SIDECARS, Recording
+from brainvis.data.recordings_settings import RecordingsSettings
+from brainvis.data.recordings_signals import some
+from brainvis.data.source import DatasetError
+from brainvis.files.reading import plain_file, read_json
+
+BAND = (1.0, 40.0)  # hertz that are kept, where nothing says others
+LONGEST = 1.0  # seconds of a trial, where events last no time, or not the same
+ABOVE = 3  # folders above that of the recordings, at most, up to that of the data set
+TABLE_BYTES = 64 * 2**20
+
+
+def open_bids(file: Path) -> mne.io.BaseRaw:
+    """One recording, signal unread: its annotations are its table's events, named by trial_type; what its table of
+    channels marks bad is bad. ValueError or BrainvisError for tables that cannot be read."""
+    from mne_bids import get_bids_path_from_fname, read_raw_bids
+
+    for table in sidecars(file):
+        check_table(table) if table.suffix == ".tsv" else read_json(table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a data set lacks that is not needed here
+        raw = read_raw_bids(get_bids_path_from_fname(file, check=False, verbose="ERROR"), verbose="ERROR")
+    names = _trial_types(file)
+    if names is not None:  # mne-bids adds the value where one type has several
+        own = [text if text in names else text.rpartition("/")[0] or text for text in raw.annotations.description]
+        raw.annotations.description = np.array(own)
+    return raw
+
+
+def sidecars(file: Path) -> list[Path]:
+    """All tables and descriptions that may be about a recording, from its folder up to that of the data set."""
+    places = [file.parent, *list(file.parents)[1 : 1 + ABOVE]]
+    last = next((at for at, place in enumerate(places) if place.name.startswith("sub-")), 0) + 1
+    named = ("participants.tsv", "participants.json", "dataset_description.json")
+    found = [one for place in places[: last + 1] for one in sorted(place.iterdir())]
+    return [one for one in found if SIDECARS.search(one.name) or one.name in named or one.name.endswith("_scans.tsv")]
+
+
+def _events_table(file: Path) -> Path | None:
+    stem = file.name.rpartition("_")[0]
+    table = file.with_name(f"{stem}_events.tsv")
+    return table if table.is_file() else None
+
+
+def _trial_types(file: Path) -> set[str] | None:
+    """What a recording's table of events has under trial_type; None without such a table, or column."""
+    if (table := _events_table(file)) is None:
+        return None
+    plain_file(table, TABLE_BYTES)
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if "trial_type" not in (rows.fieldnames or ()):
+            return None
+        return {(row["trial_type"] or "").strip() for row in rows}
+
+
+def settings_of_bids(
+    values: RecordingsSettings,
+    headers: Mapping[Recording, mne.io.BaseRaw],
+    events: Mapping[Recording, list],
+    notes: list[str],
+) -> RecordingsSettings:
+    """The settings, what is missing in them taken from the events. DatasetError where these do not name classes."""
+    chosen, told = {}, []
+    if values.classes is None:
+        types = {recording: _trial_types(recording.file) for recording in headers}
+        if unnamed := [recording.file for recording, names in types.items() if not names]:
+            wrong = f"{unnamed[0]} has no table of events with a column trial_type"
+            raise DatasetError(f"{wrong}. Say in recordings.yml which events mean which `classes`.")
+        there = {text for table in events.values() for _, text in table}
+        if len(names := sorted(there & set().union(*types.values()))) < 2:
+            wrong = f"its events are all of one type, {', '.join(names) or 'none'}"
+            raise DatasetError(f"{next(iter(headers)).file}: {wrong}. Say in recordings.yml what `classes` there are.")
+        chosen["classes"] = {name: name for name in names}
+        told.append(f"the classes are the types of events ({some(names)})")
+    kept = {str(key) for key in values.classes or chosen["classes"]}
+    if values.window is None:
+        chosen["window"] = (0.0, _duration(headers, events, kept))
+        told.append(f"the window is {chosen['window'][1]:g} s from the event on")
+    if values.filter is None:
+        slowest = min([values.resample or np.inf, *(raw.info["sfreq"] for raw in headers.values())])
+        chosen["filter"] = (BAND[0], min(BAND[1], float(np.floor(0.45 * slowest))))
+        told.append(f"{chosen['filter'][0]:g} to {chosen['filter'][1]:g} Hz are kept")
+    if told:
+        notes.append(f"BIDS: {', '.join(told)}; recordings.yml in its folder may say otherwise.")
+    return values.model_copy(update=chosen)
+
+
+def _duration(headers: Mapping, events: Mapping, kept: set[str]) -> float:
+    """Seconds of a trial: how long all events last, else as long as none meets the next one, at most `LONGEST`."""
+    durations, gaps = set(), [LONGEST]
+    for recording, raw in headers.items():
+        notes = raw.annotations
+        durations |= {
+            round(float(one), 3) for one, text in zip(notes.duration, notes.description, strict=True) if text in kept
+        }
+        onsets = np.array([sample for sample, text in events[recording] if text in kept]) / raw.info["sfreq"]
+        gaps += [*np.diff(onsets), raw.n_times / raw.info["sfreq"] - onsets.max(initial=0.0)]
+    if len(durations) == 1 and (lasting := durations.pop()) > 0:
+        return lasting
+    if (free := np.floor(1000 * min(gaps)) / 1000) <= 0:
+        raise DatasetError("Events follow at once upon one another. Say in recordings.yml what `window` there is.")
+    return float(free)

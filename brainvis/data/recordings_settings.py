@@ -1,0 +1,115 @@
+"""`recordings.yml`: how a person's own recordings become trials. Light."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import MinLen, Predicate
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator, model_validator
+
+from brainvis.data.source import DatasetError, FileSettings, Hertz, Number, read_yaml
+
+SETTINGS_NAME = "recordings.yml"
+
+Rising = Annotated[tuple[Number, Number], Predicate(lambda pair: pair[0] < pair[1])]
+Name = Annotated[str, Field(coerce_numbers_to_str=True)]
+NAMED = Predicate(lambda table: all(type(event) in (int, str) for event in table))
+ByEvent = Annotated[dict[Any, Name], MinLen(1), NAMED]
+A_TABLE = "such as {1: rest, 2: 13 Hz}; an event is a whole number or a text, a name a text, all else has to be quoted"
+# A path that starts from the folder of the settings. Of a data set that was moved only its name counts.
+FROM_SETTINGS = BeforeValidator(lambda value, info: info.context.parent / str(value))
+Beside = Annotated[Path, FROM_SETTINGS, PlainSerializer(lambda path: path.name)]
+
+
+class Images(FileSettings):
+    """Which picture each event showed; the names are image ids, the folder is where their files lie."""
+
+    # <folder>/<name up to the first _>/<name>.png, as EEGDataset.image_path expects
+    folder: Annotated[Beside, Predicate(Path.is_dir)] = Field(description="a folder that exists")
+    events: ByEvent = Field(description=f"a table of events and names of pictures {A_TABLE}")
+    captions: Annotated[Beside, Predicate(Path.is_file)] | None = Field(
+        None, description="a JSON file that exists: name -> sentence"
+    )
+
+
+class Arrays(FileSettings):
+    """What NumPy files do not say of the trials that they hold."""
+
+    sampling_rate: Hertz = Field(description="a positive number in hertz")
+    channels: tuple[str, ...] = Field(description="a list of names such as [Oz, O1, O2], one a channel", min_length=1)
+    start: Number = Field(0.0, description="a number of seconds after the event, of the first sample")
+    unit: Literal["microvolts", "volts"] = "microvolts"
+
+
+class RecordingsSettings(FileSettings):
+    """`recordings.yml`. Times are seconds after the event, frequencies hertz."""
+
+    # Continuous recordings need these three, unless they are BIDS. None: the whole of ready epochs, unfiltered, and
+    # classes by the names of their events.
+    window: Rising | None = Field(
+        None, description="two numbers of seconds such as [2.0, 5.0], the first less than the second"
+    )
+    filter: Annotated[Rising, Predicate(lambda band: band[0] >= 0)] | None = Field(
+        None,
+        description="two frequencies such as [5, 45], none negative, the first less than the second; 0: no lower edge",
+    )
+    classes: Annotated[ByEvent, Predicate(lambda names: len(set(names.values())) > 1)] | None = Field(
+        None, description=f"a table of events and at least two different class names {A_TABLE}"
+    )
+    notch: tuple[Hertz, ...] = Field((), description="a positive number in hertz, or a list of them")
+    resample: Hertz | None = Field(None, description="a positive number in hertz")
+    # None: all EEG channels that the recordings share
+    channels: tuple[str, ...] | None = Field(None, description="a list of names such as [Oz, O1, O2]", min_length=1)
+    standardise: Literal["channel", "none"] = "channel"  # none: microvolts
+    # of lights, where the classes are lights that flicker: baselines then look for responses to them
+    flicker: tuple[Hertz, ...] = Field((), description="a positive number in hertz, or a list of them")
+    images: Images | None = Field(None, description="a table with folder and events")
+    task: str | None = Field(None, description="the task of a BIDS data set, as after `task-` in its file names")
+    arrays: Arrays | None = Field(None, description="a table with sampling_rate and channels")
+
+    @field_validator("notch", "flicker", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return value if isinstance(value, list) else [value]
+
+    @field_validator("images", "arrays", mode="before")
+    @classmethod
+    def _nested(cls, value: object, info: ValidationInfo) -> object:
+        part = {"images": Images, "arrays": Arrays}[info.field_name]
+        return part.validated(value, info.context, f"{info.field_name}.") if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _same_events(self) -> Self:
+        if self.images and self.classes and (odd := set(self.images.events) ^ set(self.classes)):
+            only = ", ".join(sorted(map(str, odd)))
+            raise ValueError(f"images.events and classes must name the same events; only one of them has {only}")
+        return self
+
+    def needed(self, *keys: str, file: Path) -> None:
+        """DatasetError unless the settings, read from `file`, have all these keys."""
+        for key in keys:
+            if getattr(self, key) is None:
+                if not file.is_file():
+                    raise no_settings(file)
+                needs = type(self).model_fields[key].description
+                raise DatasetError(f"{file}: the key {key} is missing; it needs {needs}.")
+
+
+def no_settings(file: Path) -> DatasetError:
+    """The error for a file of settings that is not there."""
+    cure = "Copy brainvis/data/recordings_example.yml there and change it to your events and window"
+    return DatasetError(f"No settings for the recordings: {file} does not exist. {cure}.")
+
+
+def settings_file(folder: Path, settings: Path | str | None = None) -> Path:
+    """Where the settings are: `settings`, or `recordings.yml` in the folder."""
+    return Path(settings or Path(folder) / SETTINGS_NAME)
+
+
+def read_settings(folder: Path, settings: Path | str | None = None, optional: bool = False) -> RecordingsSettings:
+    """The settings, validated. DatasetError if there are none, unless they are `optional`."""
+    file = settings_file(folder, settings)
+    if not file.is_file():
+        if optional:
+            return RecordingsSettings.validated({}, file)
+        raise no_settings(file)
+    return RecordingsSettings.validated(read_yaml(file), file)
