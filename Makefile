@@ -14,11 +14,13 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: reproduce test share lab benchmark kills cluster lock audit clean
 
-# Snakemake keeps its books here, or in BRAINVIS_RUNS if the checkout is read-only.
+# Runs say themselves what is done and what is left. Snakemake is quiet; it keeps its books, a log among them, here, or in
+# BRAINVIS_RUNS if the checkout is read-only.
 reproduce: .venv/installed
 	@started=$$(date +%s); where=.; test -w . || \
 	where="$${BRAINVIS_RUNS:?this checkout is read-only: name a folder that can be written in BRAINVIS_RUNS}"; \
-	python -m snakemake table --directory "$$where" --cores $(CORES) --quiet rules host $(ARGS) && \
+	python -m snakemake table --directory "$$where" --cores $(CORES) --quiet all $(ARGS) || \
+	{ echo "Stopped. The error is above, or in the newest file in $$where/.snakemake/log." >&2; exit 1; }; \
 	echo && echo "Done in $$(( ($$(date +%s) - started) / 60 )) minutes." && \
 	echo "Figures and tables: $${BRAINVIS_FIGURES:-figures}/   Executed notebooks: $${BRAINVIS_RUNS:-papermill_runs}/"
 
@@ -29,7 +31,7 @@ test: .venv/installed
 # Snakemake's report names the commit of the workflow and shows its graph; all that it loads is in its folder.
 share: .venv/installed
 	@runs="$${BRAINVIS_RUNS:-papermill_runs}"; mkdir -p "$$runs/share" && \
-	python -m snakemake pages --forcerun pages --cores $(CORES) --quiet rules host $(ARGS) && \
+	python -m snakemake pages --forcerun pages --cores $(CORES) --quiet all $(ARGS) && \
 	python -m snakemake pages --report "$$runs/share/report.zip" --quiet all $(ARGS) && \
 	cd "$$runs/share" && rm -rf report && python -m zipfile -e report.zip . && rm report.zip && cd .. && \
 	python -c 'import shutil; shutil.make_archive("share", "zip", ".", "share")' && \

@@ -57,7 +57,7 @@ def planned():
     with unchanging():
         whole, some = of_seed(first, ablations), listed("seeds_ablations", *ablations)
         others = [choice for seed in later for choice in of_seed(seed, some)]
-        return plan(whole, others, given.get("seeds_until", "generation")), str(whole[0].figures / "results.md")
+        return plan(whole, others, given.get("seeds_until", "generation")), str(whole[0].figures / "headlines.txt")
 
 
 # On a cluster every job reads this file again: it takes the plan of the study that sent it, and the time of its start.
@@ -115,7 +115,7 @@ rule all:
         [job.done for job in JOBS.values()],
 
 
-# Has no output, so that it prints the table of this study whether or not anything had to run.
+# Has no output, so that it prints what this study says whether or not anything had to run.
 rule table:
     localrule: True
     input:

@@ -70,7 +70,7 @@ PROTOCOLS = {
 NO_RESULTS = tuple(
     f"brainvis.{name}"
     for name in ("__main__", "configuration", "graph", "study", "plots")
-    + tuple(f"evaluation.{name}" for name in ("needs", "report", "publication", "pages"))
+    + tuple(f"evaluation.{name}" for name in ("needs", "report", "publication", "pages", "headlines"))
 )
 
 
