@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 
 from brainvis.evaluation.comparisons import LEVEL, corrected_p
-from brainvis.evaluation.controls import BLIND
 from brainvis.evaluation.report import scores_of
 from brainvis.files import BrainvisError, write_aside
 from brainvis.study import Product
@@ -48,7 +47,7 @@ def _classification(means: pd.DataFrame) -> Headline | None:
     beaten = [f"{_number(row['value'])}" for row in linear.values()]
     said = f"Chance is {_number(chance)}; a linear baseline reaches {_listed(beaten)}. " if linear else ""
     gains = [_points(row) + ("" if _apart(row) else " (not shown)") for row in late.values()]
-    said += f"Training both branches together adds {_listed(gains)} to the sum of their outputs." if gains else ""
+    said += f"Training both branches jointly changes late fusion by {_listed(gains)}." if gains else ""
     seeds = _seeds(fused.values())
     answers = {subject: _interval(row) for subject, row in fused.items()}
     return Headline(f"How often is the class named from EEG? Top-1 accuracy{seeds}", answers, said.strip(), "04_fusion")
@@ -83,7 +82,7 @@ def _pretraining(differences: pd.DataFrame) -> Headline | None:
         meaning = f"Leaving LMM out {said} accuracy ({corrected_p(row)}, corrected for all ablations)."
     else:
         meaning = f"LMM is not shown to change accuracy ({corrected_p(row)}, corrected for all ablations)."
-    asked = f"What does accuracy lose or gain without LMM pre-training? Points{_seeds([row])}"
+    asked = f"What does accuracy lose or gain without LMM pre-training?{_seeds([row])}"
     subject = int(row["subject"]) if "subject" in row else 1
     return Headline(asked, {subject: _points(row)}, meaning, "07_ablations")
 
@@ -100,10 +99,9 @@ def _besides(runs: dict[int, Product]) -> Headline | None:
             answers[subject] = _listed(shown) or "none shown"
     if not answers:
         return None
-    asked = f"What comes through besides the class ({_listed(sorted(compared))})? Points above blind pictures"
-    meaning = (
-        f"Semantic stage against the control “{BLIND.replace('_', ' ')}”; listed where the 95 % interval is above 0."
-    )
+    asked = f"What comes through besides the class ({_listed(sorted(compared))})? Above blind pictures"
+    meaning = "Pictures of the semantic stage against pictures drawn blind, from the average embedding; "
+    meaning += "listed where the 95 % interval is above 0."
     return Headline(asked, answers, meaning, "06_generation")
 
 
@@ -162,7 +160,7 @@ def _interval(row: dict) -> str:
 
 def _points(score: dict) -> str:
     value, low, high = (100 * score[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}] points"
 
 
 def _apart(score: dict) -> bool:

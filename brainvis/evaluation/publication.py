@@ -53,7 +53,14 @@ class Publication:
         self._add(file, lambda path: path.write_text(text, encoding="utf-8"), caption, made_from)
 
     def write_index(self) -> dict[str, dict]:
-        """Write `figures.json` and the captions, and return the index: name -> files, caption, runs, what it shows."""
+        """Write `figures.json` and the captions, and return the index: name -> files, caption, runs, what it shows.
+
+        Files that an older index lists and this one does not are removed.
+        """
+        before = read_json(self.folder / INDEX) if (self.folder / INDEX).exists() else {}
+        files = {file for entry in self.index.values() for file in entry["files"]}
+        for file in {file for entry in before.values() for file in entry["files"]} - files:
+            (self.folder / Path(file).name).unlink(missing_ok=True)
         write_json(self.folder / INDEX, self.index)
         parts = []
         for name, entry in self.index.items():

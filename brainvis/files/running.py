@@ -202,7 +202,8 @@ def progress(plan: Path, folder: Path) -> str:
     left = sum(means.get(notebook, usual) for notebook in missing) * (time.time() - started) / max(worked, 1)
     *_, study, who, ablation, _ = folder.parts
     _, _, seed = study.partition("_seed-")
-    what = [this["notebook"], who.replace("sub-all", "all subjects").replace("sub-", "subject "), ablation]
+    subject = who.removeprefix("sub-").lstrip("0")
+    what = [this["notebook"], "all subjects" if subject == "all" else f"subject {subject}", ablation]
     what += [f"seed {seed.partition('_')[0]}"] if seed else []
     after = f"about {max(1, round(left / 60))} min left" if missing else "all runs are there"
     return f"{len(jobs) - len(missing):>3} of {len(jobs)}  {', '.join(what)}; {after}"
