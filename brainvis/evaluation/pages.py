@@ -50,7 +50,8 @@ class Page(HTMLExporter):
         """Markdown with formulas."""
 
         def block_math(self, body: str) -> str:
-            return convert(body, display="block")
+            numbered = re.sub(r"\\tag\{(.+?)\}", r"\\qquad \\text{(\1)}", body)
+            return convert(numbered, display="block")
 
         def multiline_math(self, text: str) -> str:
             return convert(text, display="block")
@@ -68,7 +69,7 @@ class Page(HTMLExporter):
 
 def write_pages(folder: Path) -> int:
     """Write every run's executed notebook into `folder`/pages, and index.html above it; returns how many there are."""
-    products = list(gather_all())
+    products = sorted(gather_all(), key=_place)
     names = {page_name(product) for product in products}
     rows = []
     for product in products:
@@ -111,6 +112,12 @@ def gather_all() -> Iterable[Product]:
             yield product
         else:
             print(f"left out: {file.parent}: it is out of date")
+
+
+def _place(product: Product) -> tuple:
+    """Where a run stands in the index: by study, notebook, subject; the whole method before ablations."""
+    study, who, ablation, stage = product.folder.relative_to(runs_folder()).parts
+    return study, notebook_of(stage), who, ablation != "full", ablation
 
 
 def page_name(product: Product) -> str:
