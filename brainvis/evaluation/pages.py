@@ -99,19 +99,18 @@ def write_markdown(study: Study, folder: Path) -> list[str]:
 
 
 def gather_all() -> Iterable[Product]:
-    """Every run that is whole and up to date, of all studies that are there."""
+    """Every run that is whole, up to date and has left its notebook, of all studies that are there."""
     for file in sorted(runs_folder().glob("*/*/*/*/results.json")):
         try:
             product = read_product(file.parent)
             stage, study = product.results["stage"], Study(**product.results["study"])
-            current = stage in SUMMARIES or product.results["fingerprint"] == study.fingerprint(stage)
+            if stage not in SUMMARIES and product.results["fingerprint"] != study.fingerprint(stage):
+                raise BrainvisError("it is out of date")
+            _notebook_file(product)
         except BrainvisError as error:
             print(f"left out: {file.parent}: {error}")
             continue
-        if current:
-            yield product
-        else:
-            print(f"left out: {file.parent}: it is out of date")
+        yield product
 
 
 def _place(product: Product) -> tuple:
@@ -126,13 +125,15 @@ def page_name(product: Product) -> str:
 
 
 def executed_notebook(product: Product) -> NotebookNode:
-    """The notebook of a run with its outputs; BrainvisError if a run was made without leaving one."""
+    """The notebook of a run with its outputs; BrainvisError if the run has left none."""
+    return nbformat.read(_notebook_file(product), as_version=4)
+
+
+def _notebook_file(product: Product) -> Path:
     file = product.folder / f"{notebook_of(product.results['stage'])}.ipynb"
     if not file.exists():
-        raise BrainvisError(
-            f"{product.folder} has no {file.name}: run it with snakemake or papermill, so that it leaves one"
-        )
-    return nbformat.read(file, as_version=4)
+        raise BrainvisError(f"{file} is missing: run the notebook with snakemake or papermill, which leave one")
+    return file
 
 
 def cleaned(notebook: NotebookNode, markdown: bool = False) -> NotebookNode:
