@@ -74,7 +74,7 @@ def executed(stage):
         new_markdown_cell(f"# {NOTEBOOKS[stage]}\n\nSee [02](02_lmm_pretraining.ipynb)."),
         new_markdown_cell("Inline $x_t$ and\n\n$$L = \\frac{1}{d}\\lVert f \\rVert_2^2 \\tag{2}$$"),
         new_code_cell("kept = 1", outputs=outputs),
-        new_code_cell("hidden = 1", metadata={"tags": ["hide-input"]}, outputs=[]),
+        new_code_cell("hidden = 1", metadata={"tags": ["plumbing"]}, outputs=[]),
     ]
     return new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
 

@@ -29,7 +29,7 @@ from brainvis.study import Product, Study
 from brainvis.study.product import read_product
 
 COLOURS = 256  # of a picture in a page: a third of the size, and nobody sees it
-TAGS = {"remove_cell_tags": {"remove-cell"}, "remove_input_tags": {"hide-input", "remove-input"}}
+TAGS = {"remove_input_tags": {"plumbing"}}  # imports, keeping results: what they show stays
 OPTIONS = {"exclude_input_prompt": True, "exclude_output_prompt": True}
 PRIORITY = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets
 # Columns of the index: the first of these scores that a run has.

@@ -199,8 +199,8 @@ def to_latex(tables: Mapping[str, pd.DataFrame]) -> str:
     """Tables by title in LaTeX; needs the package booktabs, and prints names as they are."""
     parts = ["% \\usepackage{booktabs, graphicx}; written by notebook 08"]
     for title, table in tables.items():
-        text = table.astype(object).fillna("").rename(columns=_escaped)
-        body = text.map(lambda value: _escaped(str(value))).style.hide(axis="index").to_latex(hrules=True)
+        text = table.astype(object).fillna("").rename(columns=_escaped).map(lambda value: _escaped(str(value)))
+        body = text.style.format(escape=None).hide(axis="index").to_latex(hrules=True)
         parts.append(
             f"\\begin{{table}}\n\\caption{{{_escaped(title)}}}\n\\resizebox{{\\linewidth}}{{!}}{{%\n{body}}}\n\\end{{table}}\n"
         )
