@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from brainvis.data import DATASETS
-from brainvis.evaluation.needs import as_text, can_start, check
+from brainvis.evaluation.needs import as_text, can_start, check, command
 from brainvis.files import BrainvisError
 from brainvis.generation.captioners import CAPTIONER, SMALL_CAPTIONER
 from brainvis.graph import Choice
@@ -87,17 +87,14 @@ def _check(chosen: argparse.Namespace) -> int:
         count, wrong = deep_check(chosen.dataset, chosen.backbone)
         print("\n".join(wrong) or f"All {count} runs, files of data and files of weights are what was written.")
         return int(bool(wrong))
-    items = check(chosen.dataset, chosen.backbone)
+    items = check(chosen.dataset, chosen.backbone, opened=True)
     print(f"What dataset={chosen.dataset} backbone={chosen.backbone} needs (another choice: --dataset, --backbone)\n")
     print(as_text(items), end="\n\n")
     lacking = {need: [i.what for i in items if i.need == need and i.state != "found"] for need in ("needed", "useful")}
     if lacking["useful"]:
         print(f"{len(lacking['useful'])} useful things are missing: what needs them is left out, and said.")
     if can_start(items):
-        changed = [f"{name}={getattr(chosen, name)}" for name in ("dataset", "backbone")]
-        changed = [choice for choice in changed if not choice.endswith("=phantom")]
-        options = f" ARGS='--config {' '.join(changed)} preset=paper'" if changed else ""
-        print(f"This run can start: make reproduce{options}")
+        print(f"This run can start: {command(chosen.dataset, chosen.backbone)}")
         return 0
     print(f"This run cannot start without {' and '.join(lacking['needed'])}.")
     return 1

@@ -35,8 +35,11 @@ def made_up(stage, subject, rng):
         kinds, paths = ("semantic", "refined"), (*PICTURES, "pixel_correlation")
         trials = {f"{kind}.generation_accuracy": np.round(rng.random(12), 4).tolist() for kind in kinds}
     else:
-        kinds, paths = ("fused", "time", "frequency", "late", "linear") if stage == "fusion" else ("test",), TOPS
-        trials = {f"{kind}.top1": rng.integers(0, 2, 12).tolist() for kind in kinds if kind != "linear"}
+        kinds, paths = (
+            ("fused", "time", "frequency", "late", "baselines.band_power") if stage == "fusion" else ("test",),
+            TOPS,
+        )
+        trials = {f"{kind}.top1": rng.integers(0, 2, 12).tolist() for kind in kinds if kind != "baselines.band_power"}
     scores = {f"{kind}.{path}": rng.random() for kind in kinds for path in paths}
     made |= {"scores": scores, "chance": dict.fromkeys(trials, 0.25), "trials": trials}
     return made | {"images": list(range(12)), "labels": LABELS.tolist()}
@@ -83,7 +86,8 @@ def line(study, *what):
 
 def test_all_that_is_named_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path))
-    plan = scripts().PLAN
+    content = scripts()
+    plan = content.PLAN
     for name, part in plan["parts"].items():
         choice = Choice(ablation=part.get("ablation", name))
         with unchanging():
@@ -92,8 +96,9 @@ def test_all_that_is_named_is_there(tmp_path, monkeypatch):
     for table in plan["tables"].values():
         rows = [label for label, *_ in table["rows"]]
         assert all(isinstance(label, str) for label in rows) and table.get("against", rows[0]) in rows
-        for label, part, stage, _ in table["rows"]:
+        for label, part, stage, prefix in table["rows"]:
             assert stage in plan["parts"][part]["stages"], label
+            assert f"{prefix}.".startswith(content.PREFIXES), f"{label}: parts do not keep scores of {prefix}"
     assert Choice(ablation="codewords_660").owner("lmm_pretraining") == "full"  # which stands for it in table 6
 
 

@@ -18,7 +18,8 @@ from brainvis.evaluation.publication import Publication, caveats
 from brainvis.evaluation.reported import reported_table
 from brainvis.files import read_sealed, write_sealed
 from brainvis.generation import GENERATORS
-from brainvis.plots.summary import ablation_figure, classification_figure, framework_figure
+from brainvis.plots.method import framework_figure
+from brainvis.plots.summary import ablation_figure, classification_figure
 from brainvis.study import Product, Study, made_with
 from brainvis.study.product import other_versions
 
