@@ -50,6 +50,8 @@ def plan_continuous(
     events = keep_events(events, headers, values, notes)
     onsets = {one: np.array([sample for sample, _ in table]) for one, table in events.items()}
     early = seconds_before([onsets[one] / header.info["sfreq"] for one, header in headers.items()], values)
+    if not early:
+        notes.append("Between trials there is no time to speak of: what was recorded before the events is not tested.")
 
     def pieces() -> Iterator[Piece]:
         seen, padded, levels = {}, [], {}

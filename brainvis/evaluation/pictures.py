@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 
+from brainvis.evaluation.bootstrap import mean_difference, mean_interval
 from brainvis.evaluation.identification import identification
 from brainvis.evaluation.judges import Judge, Judges
-from brainvis.evaluation.scores import mean_interval, n_way_accuracy
+from brainvis.evaluation.scores import n_way_accuracy
 
 BLOCK = 16  # trials whose pixels are compared at a time
 
@@ -36,15 +37,19 @@ class Pictures:
     ways: int = 50  # of the generation accuracy
     n_permutations: int = 10_000  # of the trials, for the tests of the attributes
     seed: int = 0  # of every draw
-    classes: NDArray[np.int64] | None = None  # of the trials (trial,), where they are known
+    classes: NDArray[np.int64] | None = None  # of the trials (trial,), where they are known: strata of resamples
     answers: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of the judges that were asked, see `ask`
 
     def __post_init__(self) -> None:
         self.pixels = np.ascontiguousarray(self.pixels)  # the last digits of sums depend on the layout of the memory
 
     def interval(self, values: ArrayLike) -> dict[str, float]:
-        """Mean of one value a trial, (trial,), with its 95 % interval."""
-        return mean_interval(values, seed=self.seed)
+        """Mean of one value a trial, (trial,), with its 95 % interval; trials are drawn within their `classes`."""
+        return mean_interval(values, seed=self.seed, strata=self.classes)
+
+    def difference(self, values: ArrayLike) -> dict[str, float]:
+        """The same of one paired difference a trial, (trial,), with its "p"."""
+        return mean_difference(values, seed=self.seed, strata=self.classes)
 
 
 class NoJudgeError(Exception):
@@ -105,20 +110,26 @@ def accuracy_by_prediction(generated: Pictures, shown: Pictures, right: ArrayLik
     right = np.asarray(right, bool)
     made, truth = (said["class"].numpy() for said in ask(generated.judges.classifier, generated, shown))
     parts = {name: part for name, part in (("right", right), ("wrong", ~right)) if part.any()}
-    draws = {"ways": generated.ways, "seed": generated.seed}
-    return {name: n_way_accuracy(made[part], truth[part], **draws) for name, part in parts.items()}
+    draws, classes = {"ways": generated.ways, "seed": generated.seed}, shown.classes
+    return {
+        name: n_way_accuracy(made[part], truth[part], **draws, strata=None if classes is None else classes[part])
+        for name, part in parts.items()
+    }
 
 
-def agreement_with(names: Sequence[str], judged: NDArray, known: Sequence[str], seed: int = 0) -> dict | None:
+def agreement_with(
+    names: Sequence[str], judged: NDArray, known: Sequence[str], seed: int = 0, strata: ArrayLike | None = None
+) -> dict | None:
     """Share of pictures in which the judge sees the class named for the trial; None if it does not know all names.
 
     `names` are those of the trials (trial,), such as those predicted; `judged` (trial, sample) the classes that the
-    judge sees, of those that it has `known` names for.
+    judge sees, of those that it has `known` names for; `strata` (trial,) as in `bootstrap.resample_weights`.
     """
     if not set(names) <= set(known):
         return None
     named = np.array([known.index(name) for name in names])
-    return {**mean_interval((judged == named[:, None]).mean(1), seed=seed), "chance": 1 / len(known)}
+    share = mean_interval((judged == named[:, None]).mean(1), seed=seed, strata=strata)
+    return {**share, "chance": 1 / len(known)}
 
 
 # Sets of pictures
@@ -217,12 +228,21 @@ def readout(made: Tensor, truth: Tensor, levels: int, n_permutations: int = 10_0
     over all permutations of whole trials; `p` of `n_permutations` of them, one-sided; `levels`.
     """
     agreement = (made[:, :, None] == truth).double().mean(1).numpy()  # (trial, trial)
-    trials, rng = np.arange(len(truth)), np.random.default_rng(np.random.SeedSequence([seed, 2]))
-    value = np.trace(agreement) / len(truth)
-    draws = (agreement[trials, rng.permutation(len(truth))].mean() for _ in range(n_permutations))
+    value, order = np.trace(agreement) / len(truth), permutations(len(truth), n_permutations, seed)
+    blocks = (order[start : start + 1000] for start in range(0, n_permutations, 1000))
     # A hair of tolerance, so that equal sums added in another order count as equal.
-    p = (1 + sum(draw >= value - 1e-12 for draw in draws)) / (1 + n_permutations)
+    least = value - 1e-12
+    reached = sum((agreement[np.arange(len(truth)), block].mean(1) >= least).sum() for block in blocks)
+    p = (1 + reached) / (1 + n_permutations)
     return {"value": float(value), "chance": float(agreement.mean()), "p": float(p), "levels": levels}
+
+
+@lru_cache(maxsize=2)
+def permutations(trials: int, count: int, seed: int) -> NDArray[np.int32]:
+    """So many permutations of trials, (count, trial): the same for every question that is asked of them."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
+    drawn = (rng.permutation(trials) for _ in range(count))
+    return np.fromiter(drawn, np.dtype((np.int32, trials)), count)
 
 
 @dataclass(frozen=True)
@@ -241,7 +261,7 @@ class Metric:
 def _accuracy(generated: Pictures, shown: Pictures) -> dict:
     judge = generated.judges.classifier
     made, truth = (said["class"] for said in ask(judge, generated, shown))
-    return n_way_accuracy(made, truth, generated.ways, seed=generated.seed) | judge.origin
+    return n_way_accuracy(made, truth, generated.ways, seed=generated.seed, strata=shown.classes) | judge.origin
 
 
 def _attributes(generated: Pictures, shown: Pictures) -> dict:
