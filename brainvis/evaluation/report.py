@@ -73,6 +73,11 @@ def _rows(product: Product) -> Iterator[dict]:
         yield origin | {"score": name} | {key: score.get(key) for key in NUMBERS}
 
 
+def scores_of(product: Product) -> dict[str, dict]:
+    """The scores of a run by their path in its metrics, such as "fused.top1"."""
+    return dict(_scores(product.metrics))
+
+
 def _scores(metrics: dict, path: str = "") -> Iterator[tuple[str, dict]]:
     """Every {"value": ...} below `metrics`, with its path."""
     for name, value in metrics.items():
