@@ -85,16 +85,31 @@ def test_same_class_successions_tell_blocks_from_a_mixed_order():
     place = torch.empty(400, dtype=torch.int64)
     place[labels.argsort(stable=True)] = torch.arange(400)
     trials = torch.zeros(400, 1, 4)
-    same, expected = analysis.same_class_successions(dataset(trials, labels, order=place))
-    assert same.tolist() == pytest.approx([0.99, 0.99, 0.99, 1.0]) and expected == pytest.approx(99 / 399)
+    found = analysis.same_class_successions(dataset(trials, labels, order=place))
+    assert found.share.tolist() == pytest.approx([0.99, 0.99, 0.99, 1.0]) and found.above.all()
+    assert found.expected.tolist() == pytest.approx([99 / 399] * 4)
     mixed = torch.randperm(400, generator=torch.Generator().manual_seed(0))
-    same, _ = analysis.same_class_successions(dataset(trials, labels, order=mixed))
-    assert same.tolist() == pytest.approx([expected] * 4, abs=0.15)
+    found = analysis.same_class_successions(dataset(trials, labels, order=mixed))
+    assert found.share.tolist() == pytest.approx([99 / 399] * 4, abs=0.15) and not found.above.all()
+    assert (found.low < found.expected).all() and (found.expected < found.high).all()
     first = torch.cat([torch.zeros(100), 1 + torch.arange(300) % 3]).long()  # one class in a block, before the others
-    same, _ = analysis.same_class_successions(dataset(trials, first, order=torch.arange(400)))
-    assert same.tolist() == pytest.approx([0.99, 0, 0, 0])
+    found = analysis.same_class_successions(dataset(trials, first, order=torch.arange(400)))
+    assert found.share.tolist() == pytest.approx([0.99, 0, 0, 0]) and found.above.tolist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
     with pytest.raises(ValueError, match="order"):
         analysis.same_class_successions(dataset(trials, labels))
+
+
+def test_a_class_of_most_trials_is_expected_to_follow_itself():
+    """Seven trials of eight are no targets, in random order: nothing is in a block."""
+    labels = (torch.randperm(400, generator=torch.Generator().manual_seed(1)) % 8 == 0).long()
+    found = analysis.same_class_successions(dataset(torch.zeros(400, 1, 4), labels, order=torch.arange(400)))
+    assert found.share[0] > 0.8 and found.expected.tolist() == pytest.approx([349 / 399, 49 / 399])
+    assert not found.above.any()
 
 
 def test_known_attributes_are_the_phantoms_truth_in_words_and_nobody_elses(tmp_path):

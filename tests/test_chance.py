@@ -25,7 +25,8 @@ def study(tmp_path_factory):
     world = World(tmp_path_factory.mktemp("noise"))
     write_phantom(world.folder / "data" / "eegcvpr40", NOISE, seed=0)
     (world.folder / "small.yml").write_text(PRESET)
-    grid = ["dataset=eegcvpr40", f"preset={world.folder / 'small.yml'}", "subjects=[1]", "ablations=[full]"]
+    grid = ["dataset=eegcvpr40", f"preset={world.folder / 'small.yml'}"]
+    grid += ["subjects=[1]", "ablations=[full]", "seeds=[0]"]
     answer = world.snakemake("--until", "06_generation", grid=grid)
     assert answer.returncode == 0, answer.stdout + answer.stderr
 

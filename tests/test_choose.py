@@ -56,9 +56,16 @@ def test_what_cannot_be_chosen_is_refused():
         Choice({"class": ["a"]}, [Frame({"class": "b"}, pixels(0))])
     with pytest.raises(ValueError, match="nothing is shown at {'class': 'b'}"):
         Choice({"class": ["a", "b"]}, [Frame({"class": "a"}, pixels(0))])
-    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
+    noise, many = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8), [str(i) for i in range(60)]
     with pytest.raises(ValueError, match="choose among fewer"):
-        Choice({"class": ["a"]}, [Frame({"class": "a"}, noise)])
+        Choice({"class": many}, [Frame({"class": name}, noise) for name in many])
+
+
+def test_photographs_are_shrunk():
+    ramp = np.broadcast_to(np.arange(512, dtype=np.uint16)[:, None, None] // 2, (512, 512, 3)).astype(np.uint8)
+    choice = Choice({"class": ["a"]}, [Frame({"class": "a"}, ramp)])
+    assert "data:image/jpeg;base64," in choice.html and len(choice.html) < 30_000
+    assert choice._repr_mimebundle_()["image/png"].startswith("iVBOR")
 
 
 def test_a_figure_is_a_small_file():

@@ -61,6 +61,9 @@ def test_a_block_design_is_raised_by_time_and_by_drift_only_if_there_is_some():
     still, moving = audited(block=True), audited(block=True, drift=1.0)
     assert confounds.flags(still) == {"time alone": True, "succession": True, "slow drift": False}
     assert all(confounds.flags(moving).values())
+    assert still["succession"].value == pytest.approx(
+        1 - (EACH - 1) / (CLASSES * EACH - 1), abs=0.01
+    )  # beyond what is expected
     assert moving["time alone"].value > 0.9 and moving["slow drift"].value > 0.4
     assert "in 3 of 3 audits" in confounds.verdict(moving) and "by chance 1" in confounds.verdict(moving)
     assert moving["slow drift"].p == moving["slow drift"].score["p_floor"] == 1 / 200
@@ -74,12 +77,12 @@ def test_one_class_in_a_block_is_found_among_many():
         first = (data.labels[own] != 2).int()  # class 2 before all others, which stay mixed
         order[own] = (first * 1000 + data.order[own]).argsort().argsort()
     found = confounds.audits(replace(data, order=order), data.splits["train"])
-    assert found["succession"].value > 0.9 > found["succession"].null.max() and found["succession"].p == 1 / 200
+    assert found["succession"].value > 0.75 > found["succession"].null.max() and found["succession"].p == 1 / 200
 
 
 def test_the_highest_of_many_is_high_by_chance_and_p_knows_it():
     values = [audited(seed=seed)["succession"] for seed in range(12)]
-    assert all(audit.value > 1.2 / CLASSES for audit in values)  # each looks like more than chance for one class
+    assert all(audit.value > 0.2 / CLASSES for audit in values)  # each looks like more than chance for one class
     assert sum(audit.p <= 0.1 for audit in values) <= 4
 
 

@@ -8,6 +8,7 @@ import torch
 
 from brainvis.configuration import Generation
 from brainvis.evaluation import controls
+from brainvis.evaluation.bootstrap import holm
 from brainvis.evaluation.controls import (
     BLIND,
     CONTROLS,
@@ -15,6 +16,7 @@ from brainvis.evaluation.controls import (
     draw_controls,
     noise_trials,
     other_trials,
+    verdict,
 )
 from brainvis.evaluation.judges import Judge, Judges
 from brainvis.evaluation.pictures import Pictures
@@ -106,12 +108,18 @@ def test_scores_of_controls_are_paired_with_the_cascade_and_with_the_blind():
     assert (
         scores["cascade"]["by_prediction"]["right"]["value"] == 1 > scores["cascade"]["by_prediction"]["wrong"]["value"]
     )
-    assert scores["cascade"]["minus_cascade"] == {"value": 0, "low": 0, "high": 0}
+    assert scores["cascade"]["minus_cascade"] == {"value": 0, "low": 0, "high": 0, "p": 1}
     gained = 1 - n_way_accuracy(one_hot(wrong, 60)[:, None], one_hot(shown, 60))["exact"]
     assert scores["true_name"]["minus_cascade"]["value"] == pytest.approx(gained)
     assert scores["true_name"]["minus_cascade"]["low"] > 0 > scores[BLIND]["minus_cascade"]["high"]
     kept = scores["cascade"]["attributes"]["position"]
     assert kept["value"] == kept["low"] == 1 and kept["p"] == 0.01
     assert kept["minus_blind"]["value"] == pytest.approx(1 - (guess == position).mean())
-    assert scores["true_name"]["attributes"]["position"]["minus_blind"] == {"value": 0, "low": 0, "high": 0}
+    same = {"value": 0, "low": 0, "high": 0, "p": 1, "p_holm": 1, "family": 1}  # one attribute
+    assert scores["true_name"]["attributes"]["position"]["minus_blind"] == same
+    against = {name: scores[name]["minus_cascade"] for name in ("true_name", BLIND)}
+    assert {name: each["p_holm"] for name, each in against.items()} == holm({n: d["p"] for n, d in against.items()})
+    assert against["true_name"]["family"] == 2 and against["true_name"]["p_holm"] > against["true_name"]["p"]
+    assert verdict(against["true_name"]) == "more" and verdict(against[BLIND], less="worse") == "worse"
+    assert verdict(same, not_shown="not shown") == "not shown"
     assert set(scores["cascade"]["attributes"]) == {"position"}

@@ -18,8 +18,10 @@ def test_comparison_shows_every_score_and_difference():
     scores = {name: classification_scores(values, labels) for name, values in logits.items()}
     difference = paired_difference(logits["fused"], logits["time"], labels)
     left, right = decoding.comparison_figure(scores, {"time": difference}).axes
+    shown = [measure for measure in decoding.SCORES if measure in scores["time"]]  # of four classes no top-3
+    assert shown == ["top1", "balanced_accuracy", "macro_f1"]
     drawn = [container.lines[0].get_ydata()[0] for container in left.containers]
-    assert drawn == [100 * scores[name][measure]["value"] for name in scores for measure in decoding.SCORES]
+    assert drawn == [100 * scores[name][measure]["value"] for name in scores for measure in shown]
     assert right.containers[0].lines[0].get_ydata()[0] == 100 * difference["top1"]["value"]
     sure = {name: {"top1": {"value": 0.5, "low": 0.4, "high": 0.6, "p": p}} for name, p in (("a", 1e-3), ("b", 0.02))}
     _, right = decoding.comparison_figure(scores | dict.fromkeys("ab", scores["time"]), sure).axes

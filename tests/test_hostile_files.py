@@ -12,7 +12,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.hostile import JSON, MARKER, OLD, PICTURES, PLACES, RECORDINGS, SAFETENSORS, WEIGHTS, YAML, png
+from helpers.hostile import (
+    ARRAYS,
+    BIDS,
+    EPOCHS,
+    JSON,
+    MARKER,
+    OLD,
+    PICTURES,
+    PLACES,
+    RECORDINGS,
+    SAFETENSORS,
+    WEIGHTS,
+    YAML,
+    png,
+)
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -52,6 +66,9 @@ READERS = {  # name: (how the worker calls it, ending of the file's name, what i
     ),
     "picture": (("brainvis.files.reading", "reading.open_picture(file)"), ".png", PICTURES | PLACES),
     "recording": (("brainvis.data.recordings_continuous", "recorded(file)"), "", RECORDINGS),
+    "BIDS": (("brainvis.data.recordings_continuous", "recorded(file, 'bids')"), "", BIDS),
+    "epochs": (("brainvis.data.recordings_epochs", "epoched(file)"), "", EPOCHS),
+    "array": (("brainvis.data.recordings_epochs", "recordings_epochs.read_array(file)"), ".npy", ARRAYS | PLACES),
 }
 # What does no harm where it is put, and is read: calls that are only noted, one colour painted once more.
 HARMLESS = {("checkpoint", name) for name in ("exec", "eval", "open", "loads", "getattr", "popen")}
@@ -70,14 +87,24 @@ warnings.simplefilter("ignore")
 resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))
 
 
-def recorded(file):
+def recorded(file, kind="continuous"):
     from brainvis.data.recordings_files import Recording
 
     if file.name.endswith("-eve.fif"):
         return recordings_continuous.read_events(Recording(file, 1, "", file), None)
-    raw = recordings_continuous.open_recording(Recording(file, 1, "", None))
+    recording = Recording(file, 1, "", None, kind)
+    raw = recordings_continuous.open_recording(recording)
     with recordings_continuous.readable(file):
         raw.load_data(verbose="ERROR")
+    recordings_continuous.read_events(recording, raw)
+
+
+def epoched(file):
+    from brainvis.data.recordings_files import Recording
+
+    epochs = recordings_epochs.open_epochs(Recording(file, 1, "", None, "epochs"), None, None)
+    with recordings_epochs.readable(file):
+        epochs.load_data()
 
 
 def late(*_):
@@ -131,17 +158,15 @@ def asked(module: str, folder: Path) -> dict[str, list]:
         readers.append(None)
         for number, (name, write) in enumerate(attacks.items()):
             file = folder / reader / str(number) / (f"file{ending}" if ending else name)
-            file.parent.mkdir(parents=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             write(file)
             calls.append([call, str(file)])
             readers.append(reader)
     command, lines = [sys.executable, "-c", WORKER, module], "\n".join(map(json.dumps, calls))
     answer = subprocess.run(command, input=lines, text=True, capture_output=True, cwd=folder)
     print(answer.stderr[-2000:])
-    said = defaultdict(list)
-    for reader, line in zip(
-        readers, (line for line in answer.stdout.splitlines() if line.startswith("[")), strict=False
-    ):
+    said, given = defaultdict(list), [line for line in answer.stdout.splitlines() if line.startswith("[")]
+    for reader, line in zip(readers, given, strict=False):  # it may have ended early
         said[reader].append(json.loads(line))
     return said
 

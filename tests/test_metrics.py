@@ -5,8 +5,8 @@ from math import comb
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score, top_k_accuracy_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
-from sklearn.metrics import f1_score, top_k_accuracy_score
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
 from brainvis.evaluation.scores import (
@@ -39,11 +39,16 @@ def test_scores_equal_scikit_learn_and_torchmetrics(rng, classes):
     logits = noisy_logits(rng, labels, classes, 1.5)
     scores = classification_scores(logits, torch.as_tensor(labels), n_bootstrap=10)
     tensors = torch.as_tensor(logits), torch.as_tensor(labels)
-    for k in (1, 3, 5):
+    shares = np.sort(np.bincount(labels) / len(labels))[::-1]
+    assert [name for name in scores if name.startswith("top")] == [f"top{k}" for k in (1, 3, 5) if 2 * k <= classes]
+    for k in (k for k in (1, 3, 5) if 2 * k <= classes):
         value = scores[f"top{k}"]["value"]
         assert value == pytest.approx(top_k_accuracy_score(labels, logits, k=k, labels=range(classes)))
         assert value == pytest.approx(float(multiclass_accuracy(*tensors, classes, average="micro", top_k=k)))
-        assert scores[f"top{k}"]["chance"] == k / classes
+        assert scores[f"top{k}"]["chance"] == pytest.approx(shares[:k].sum())  # of always naming the k most frequent
+    balanced = scores["balanced_accuracy"]
+    assert balanced["value"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
+    assert balanced["chance"] == 1 / len(np.unique(labels))
     macro = scores["macro_f1"]["value"]
     assert macro == pytest.approx(f1_score(labels, logits.argmax(1), average="macro"))
     assert macro == pytest.approx(float(multiclass_f1_score(*tensors, classes, average="macro")), abs=1e-6)
@@ -53,10 +58,24 @@ def test_scores_of_a_case_counted_by_hand():
     logits = np.array([[3, 2, 1, 0.5], [3, 2, 1, 0], [0, 1, 2, 3], [3, 2, 1, 0]])
     scores = classification_scores(logits, [0, 1, 3, 3])
     assert scores["top1"]["value"] == 0.5
-    assert scores["top3"]["value"] == 0.75
-    assert scores["top5"] == {"value": 1, "low": 1, "high": 1, "chance": 1}
+    assert scores["top1"]["chance"] == 0.5  # by somebody who always says 3
+    assert not {"top3", "top5"} & set(scores)  # three of four classes say nothing
+    assert scores["balanced_accuracy"]["value"] == pytest.approx((1 + 0 + 1 / 2) / 3)
     # class 0: 1 hit of 3 predicted, 1 right: F1 1/2; class 1: 0; class 3: 1 of 1 predicted, of 2 right: 2/3
     assert scores["macro_f1"]["value"] == pytest.approx((1 / 2 + 0 + 2 / 3) / 3)
+
+
+def test_of_two_unequal_classes_balance_and_area_tell_what_accuracy_hides(rng):
+    labels = (np.arange(80) % 8 == 0).astype(int)  # 12.5 % targets
+    never = np.tile([1.0, 0.0], (80, 1))
+    scores = classification_scores(never, labels)
+    assert scores["top1"]["value"] == scores["top1"]["chance"] == 0.875
+    assert scores["balanced_accuracy"]["value"] == scores["auc"]["value"] == 0.5 == scores["auc"]["chance"]
+    logits = noisy_logits(rng, labels, 2, 1.0)
+    auc = classification_scores(logits, labels)["auc"]
+    assert auc["value"] == pytest.approx(roc_auc_score(labels, logits[:, 1] - logits[:, 0]))
+    assert auc["low"] < auc["value"] < auc["high"] and auc["low"] > 0.5
+    assert "auc" not in classification_scores(logits, np.zeros(80, int))  # nothing to tell apart
 
 
 def test_equal_logits_are_no_knowledge():

@@ -81,3 +81,32 @@ def test_no_paths_in_notebooks(notebook):
 
 def test_the_last_cell_saves_the_results(notebook):
     assert "study.save(" in "".join(cell.source for cell in code_cells(notebook)[-2:])
+
+
+def test_each_opens_with_where_it_stands(notebook):
+    """Title in one form, ways to its neighbours, what is learned and how long it takes; then the lit drawing."""
+    title, *rest = notebook.cells[0].source.splitlines()
+    names = [file.stem for file in FILES]
+    (place,) = (place for place, name in enumerate(names) if title.startswith(f"# {name[:2]} "))
+    assert re.fullmatch(r"# \d\d [A-Z][\w ]+", title)
+    near = {names[other] for other in (place - 1, place + 1) if 0 <= other < len(names)}
+    assert set(re.findall(r"\((\w+)\.ipynb\)", "\n".join(rest))) == near
+    assert "**You will learn**" in rest and any(line.startswith("**Time**: ") for line in rest)
+    lit = [cell for cell in code_cells(notebook) if "framework_strip(" in cell.source]
+    assert len(lit) == 1 and lit[0] is code_cells(notebook)[1] and lit[0].metadata.tags == ["plumbing"]
+
+
+def test_each_ends_with_what_to_take_away(notebook):
+    foot = notebook.cells[-1].source
+    assert re.findall(r"^## (.+)$", foot, re.M) == ["What to take away", "Exercises", "References"]
+    answers = re.findall(r"<details><summary>Answer</summary>\n\n(.+?)\n\n</details>", foot, re.S)
+    assert len(answers) == foot.count("<details>") == 3 and all(answers)
+    assert len(re.findall(r"^- ", foot.partition("## References")[2], re.M)) >= 2
+
+
+def test_plumbing_is_tagged_so_that_pages_can_hide_it(notebook):
+    """Cells that only import, and those that only keep results, are of no interest to a reader of a page."""
+    for cell in code_cells(notebook):
+        only_imports = all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(cell.source).body)
+        if only_imports:
+            assert "plumbing" in cell.metadata.get("tags", []), cell.source

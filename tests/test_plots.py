@@ -13,6 +13,7 @@ from PIL import Image
 
 from brainvis.configuration import Configuration, Fusion
 from brainvis.data.dataset import EEGDataset
+from brainvis.evaluation.analysis import Successions
 from brainvis.evaluation.confounds import Audit
 from brainvis.models.time import MaskedPrediction
 from brainvis.plots import data as looks
@@ -146,7 +147,7 @@ def figures(folder, names) -> dict[str, Figure]:
         "class_evoked_figure": looks.class_evoked_figure(data, noise(count, 6, SAMPLES), torch.arange(count)),
         "share_figure": looks.share_figure(hertz, {"class": noise(6, 30), names[1]: noise(6, 30)}, "Hz", "shares"),
         "spectra_figure": looks.spectra_figure(hertz, {"1": noise(30, 6), "2": noise(30, 6)}, noise(30, 6), 4.0),
-        "order_figure": looks.order_figure(data, noise(count), 0.2, Audit("highest", 0.9, noise(9).double())),
+        "order_figure": looks.order_figure(data, Successions(*(noise(count) for _ in range(4)))),
         "confounds_figure": looks.confounds_figure({"time": Audit("from time", 0.9, noise(99).double() / 2)}),
         "calibration_figure": looks.calibration_figure(calibration()),
         "mask_figure": training.mask_figure(data, 3, torch.arange(10) % 2 == 0, torch.arange(5)),

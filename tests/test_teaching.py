@@ -48,7 +48,7 @@ def figures(folder, names) -> dict[str, Figure]:
         "time resolved without positions": insight.time_resolved_figure(
             blind, torch.arange(4) / 10, decoded(4), decoded(6)
         ),
-        "quality": insight.quality_figure({1: quality, 2: quality | {"evoked_snr_db": -float("inf")}}),
+        "quality": insight.quality_figure({1: quality, 2: quality | {"evoked_snr_db": None}}),
         "moving average": insight.moving_average_figure(0.99, 30, torch.arange(40).reshape(4, 10) % 7),
         "no moving average": insight.moving_average_figure(0.0, 30, torch.zeros(4, 10, dtype=torch.int64)),
         "line": insight.line_figure(line, 0.15),

@@ -1,14 +1,15 @@
 """When and where the class is told is found where it was put; facts of a recording are those that it was made with."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from brainvis.configuration.differences import preset_differences
 from brainvis.data.dataset import EEGDataset
-from brainvis.evaluation import masking, sweeps, time_resolved
-from brainvis.plots.follow import followed_trial
+from brainvis.evaluation import masking, text_line, time_resolved
+from brainvis.plots.follow import followed_trial, nearest
 
 RATE, SAMPLES, CHANNELS, PER_CLASS, CLASSES = 200.0, 80, 6, 60, 4
 SIGNAL = {"waveform": (slice(24, 32), 2), "power": (slice(48, 56), 4)}  # samples, channel
@@ -88,9 +89,29 @@ def test_facts_of_a_recording():
     assert ": no (" in time_resolved.recording_facts(data, torch.arange(100))["reference"]
 
 
-def test_windows_that_do_not_fit():
-    with pytest.raises(ValueError, match="a trial has 80"):
-        time_resolved.windows(recorded(), 1.0)
+def test_a_window_is_a_sample_at_least_and_a_trial_at_most():
+    data = recorded()
+    assert len(time_resolved.windows(data, 0.001)) == SAMPLES and len(time_resolved.windows(data, 9.0)) == 1
+
+
+def test_subjects_that_cannot_be_tested_are_left_out():
+    data = recorded()
+    partition = data.partition("clean")
+    first = replace(partition, validation=partition.validation[data.subjects[partition.validation] == 1])
+    assert list(time_resolved.subject_quality(data, first)) == [1]
+    apart = replace(first, train=partition.train[data.subjects[partition.train] == 2])
+    assert time_resolved.decode_time(data, apart) == {} == time_resolved.subject_quality(data, apart)
+    assert time_resolved.in_words(data, torch.zeros(0), {}, {})[0].startswith("No subject")
+
+
+def test_words_follow_the_numbers():
+    data = recorded()
+    centres, places = torch.tensor([0.1, 0.2, 0.3]), {"waveform": [40, 50, 10], "power": [10, 12, 9]}
+    over_time = {name: time_resolved.Decoded(torch.tensor(hits), 60, 0.25) for name, hits in places.items()}
+    over_scalp = {name: time_resolved.Decoded(torch.tensor([9, 9, 48, 9, 9, 9]), 60, 0.25) for name in places}
+    first, second = time_resolved.in_words(data, centres, over_time, over_scalp)
+    assert first.startswith("waveform: above chance between 100 and 200 ms (2 of 3 windows), at best 83.3%, at 200 ms")
+    assert first.endswith("1 of 6 channels alone, C best with 80.0%") and "nowhere above chance" in second
 
 
 def test_the_followed_trial_is_the_same_in_every_notebook():
@@ -101,8 +122,9 @@ def test_the_followed_trial_is_the_same_in_every_notebook():
     of_one = followed_trial(own, own.partition("clean").test)
     assert data.images[of_all] == own.images[of_one] and data.labels[of_all] == 2
     assert followed_trial(data, test.flip(0), subject=2) == of_all
-    with pytest.raises(ValueError, match="of subject 9"):
-        followed_trial(data, test, subject=9)
+    assert followed_trial(data, test, subject=9) == followed_trial(data, test)
+    with pytest.raises(ValueError, match="no trial to follow"):
+        followed_trial(data, test[:0])
 
 
 def test_masks_are_nested():
@@ -117,7 +139,7 @@ def test_the_middle_between_two_texts_is_shorter():
     """As long as the cosine of the ends says: sqrt((1 + c) / 2)."""
     coarse, fine = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3)
     coarse[0, 0, 0], fine[0, 0, :2] = 2.0, torch.tensor([0.15, (1 - 0.15**2) ** 0.5]) * 2
-    found = sweeps.line_geometry(coarse, fine)
+    found = text_line.line_geometry(coarse, fine)
     expected = math.sqrt(1.15 / 2)
     assert found["place"][2] == 0.5 and found["length"][2] == pytest.approx(expected, abs=1e-3)
     assert found["cosine_fine"][2] == pytest.approx(expected, abs=1e-3)
@@ -130,3 +152,9 @@ def test_presets_differ_in_what_they_change():
     assert rows["generation.samples"] == {"setting": "generation.samples", "paper": "4", "demo": "2"}
     assert not any(name.startswith("time.") for name in rows) and "generation.strength" not in rows
     assert preset_differences("paper") == []
+
+
+def test_the_true_text_is_always_listed():
+    cosines, texts = torch.tensor([0.1, 0.9, 0.5, 0.7]), "abcd"
+    assert [text for text, _, _ in nearest(cosines, texts, true=2, count=2)] == ["b", "d", "c"]
+    assert [true for _, _, true in nearest(cosines, texts, true=3, count=2)] == [False, True]

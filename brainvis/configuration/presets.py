@@ -43,7 +43,9 @@ PRESETS = {
             training=Training(epochs=20, learning_rate=1e-3, batch_size=32, schedule="cosine"),
         ),
         fusion=Fusion(
-            classifier="branches", training=Training(epochs=12, learning_rate=5e-4, batch_size=32, schedule="cosine")
+            classifier="branches",
+            keeps="best",
+            training=Training(epochs=12, learning_rate=5e-4, batch_size=32, schedule="cosine"),
         ),
         alignment=Alignment(
             wide=512, narrow=256, training=Training(epochs=16, learning_rate=1e-3, batch_size=32, schedule="cosine")
@@ -65,7 +67,7 @@ PRESETS = {
             finetuning=Training(epochs=2, learning_rate=2e-3),
         ),
         frequency=FrequencyBranch(width=32, highest_frequency=100.0, training=Training(epochs=2, learning_rate=2e-3)),
-        fusion=Fusion(classifier="branches", training=Training(epochs=2, batch_size=32)),
+        fusion=Fusion(classifier="branches", keeps="best", training=Training(epochs=2, batch_size=32)),
         alignment=Alignment(wide=64, narrow=32, training=Training(epochs=2, batch_size=32)),
         generation=Generation(
             samples=1, trials=8, semantic_steps=4, refinement_steps=4, refinement_guidance=3.0, batch_size=8, controls=4
@@ -98,13 +100,29 @@ ABLATIONS = {
 
 
 # A person's own recordings have fewer trials and channels than the phantom: `demo` becomes smaller, its batches too,
-# so that there are enough steps. Frequencies are read up to the usual upper edge of their filters.
+# so that there are enough steps. A third branch, ShallowFBCSPNet, needs the fewest trials: docs/small_data.md. Where a
+# trial is long enough, its filters of a second tell rhythms apart that differ by a hertz. Frequencies are read up to
+# the usual upper edge of the recordings' filters.
 SMALL = {"unit_length": 16, "width": 64, "layers": 2, "feedforward": 128, "dropout": 0.2, "codewords": 32}
+SHALLOW = {"filters": 20, "kernel": 1.0, "pooling": 2.0, "stride": 0.5, "shorten": True}
 TWENTY_EPOCHS = {"epochs": 20, "batch_size": 32}
+AUGMENTED = {"time_shift": 0.1, "channel_dropout": 0.1, "weight_decay": 0.05, "batch_size": 32}
 FOR_DATASET = {
     ("demo", "recordings"): {
-        "time": {**SMALL, "pretraining": TWENTY_EPOCHS, "finetuning": {**TWENTY_EPOCHS, "learning_rate": 1e-3}},
-        "frequency": {"width": 64, "highest_frequency": 45.0, "training": {"epochs": 40, "batch_size": 32}},
-        "fusion": {"training": {"epochs": 20, "batch_size": 8}},
+        "time": {
+            **SMALL,
+            "pretraining": TWENTY_EPOCHS,
+            "finetuning": {**AUGMENTED, "epochs": 40, "learning_rate": 1e-3},
+        },
+        "frequency": {
+            "width": 64,
+            "highest_frequency": 45.0,
+            "training": {**AUGMENTED, "epochs": 100, "learning_rate": 2e-3},
+        },
+        "encoders": {"shallow": SHALLOW, "eegnet": {"filters": 16}},
+        "fusion": {
+            "branches": ("time", "frequency", "shallow"),
+            "training": {**AUGMENTED, "epochs": 20, "batch_size": 8},
+        },
     }
 }

@@ -50,6 +50,11 @@ class Training:
     optimiser: Literal["adam", "adamw"] = "adamw"
     weight_decay: NotNegative = 0.01  # AdamW's default, as in the release
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: one warm-up epoch, then down to zero
+    # Of classifiers alone. auto: balanced where one class has more than twice as many training trials as another
+    class_weights: Literal["auto", "balanced", "none"] = "auto"
+    # Augmentation: the most by which a training trial is moved, as a share of its length
+    time_shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    channel_dropout: Dropout = 0.0  # and the probability that one of its channels is set to zero
 
 
 @settings
@@ -108,6 +113,8 @@ class Fusion:
     branches: Annotated[tuple[Branch, ...], Field(min_length=1), AfterValidator(_once_each)] = ("time", "frequency")
     time_weights: Literal["finetuned", "pretrained"] = "finetuned"
     classifier: Literal["new", "branches"] = "new"  # branches: theirs side by side, which is late fusion
+    # best: late fusion, or one branch alone, where joint training is not better on validation trials
+    keeps: Literal["joint", "best"] = "joint"
     training: Training = Training(epochs=50)
 
     @model_validator(mode="after")

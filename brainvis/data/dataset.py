@@ -61,10 +61,8 @@ class EEGDataset:
     order: Tensor | None  # (trial,) int64, position in the subject's recording; None: unknown
     fingerprint: str  # what the data are made from
     notes: tuple[str, ...] = ()  # what a reader must know: dropped trials, unused trials, ...
-    sessions: Tensor | None = None  # (trial,) int64, session of the recording, counted over all subjects; None: unknown
-    before: Tensor | None = (
-        None  # (trial, channel, time) float32, what was recorded just before the event; None: unknown
-    )
+    sessions: Tensor | None = None  # (trial,) int64, no two subjects share one; None: unknown
+    before: Tensor | None = None  # (trial, channel, time) float32, up to the event; None: unknown
     flicker: tuple[float, ...] = ()  # hertz, of lights that flickered
     checked: bool = False  # the adapter has seen that all trials are finite: they need not be read for it again
 
@@ -83,6 +81,9 @@ class EEGDataset:
         self._check_words()
         if not self.checked:
             self._check_finite()
+        if slow := [frequency for frequency in self.flicker if not 0 < frequency < self.sampling_rate / 2]:
+            nyquist = f"{self.sampling_rate / 2:g} Hz, the Nyquist frequency"
+            self._reject(f"flicker: {slow[0]:g} Hz is not between 0 and {nyquist}. Correct it, or resample higher")
         self._check_range("label", self.labels, 0, len(self.class_names), "class_names")
         self._check_range("image", self.images, -1, len(self.image_ids), "image_ids")
         self._check_splits()

@@ -11,12 +11,14 @@ from brainvis.data.recordings_files import RecordingsSettings
 
 REACH = 4  # places to either side that are looked at, nearer ones with more weight
 EXCHANGES = 199  # of labels within sessions
-LEVEL = 0.05
+LEVEL = 0.01  # of a note; the audits of notebook 01 have a level of their own
 BEFORE = 1.0  # seconds before the event, or as many as are free of the trial before
 LEAST_BEFORE = 0.2  # seconds; less says nothing about rhythms
 
 
-def class_from_place(labels: np.ndarray, places: np.ndarray, sessions: np.ndarray, seed: int = 0) -> dict | None:
+def class_from_place(
+    labels: np.ndarray, places: np.ndarray, sessions: np.ndarray, seed: int = 0
+) -> tuple[float, np.ndarray] | None:
     """How often the class of a trial is told by its place in its session, from the same places of all other sessions.
 
     Args:
@@ -24,8 +26,8 @@ def class_from_place(labels: np.ndarray, places: np.ndarray, sessions: np.ndarra
         places: (trial,) int, of the trial in its session, from 0 on.
 
     Returns:
-        {"value", "chance", "p"}; chance is the mean once labels have been exchanged within sessions, which is also what
-        p counts; None with fewer than two sessions.
+        That share, and the shares (exchange,) once labels have been exchanged within sessions; None with fewer than two
+        sessions.
     """
     _, sessions = np.unique(sessions, return_inverse=True)
     _, labels = np.unique(labels, return_inverse=True)
@@ -37,8 +39,7 @@ def class_from_place(labels: np.ndarray, places: np.ndarray, sessions: np.ndarra
         of_trial = np.empty_like(labels)
         of_trial[np.lexsort((places, sessions))] = labels[mixed]
         found.append((_scores(of_trial, places, sessions).argmax(1) == of_trial).mean())
-    value, null = found[0], np.array(found[1:])
-    return {"value": float(value), "chance": float(null.mean()), "p": float((1 + (null >= value).sum()) / len(found))}
+    return float(found[0]), np.array(found[1:])
 
 
 def places_in_sessions(order: np.ndarray, sessions: np.ndarray) -> np.ndarray:
@@ -53,14 +54,17 @@ def places_in_sessions(order: np.ndarray, sessions: np.ndarray) -> np.ndarray:
 def order_note(labels: np.ndarray, order: np.ndarray, sessions: np.ndarray) -> str | None:
     """What a reader must know of the order of classes; None where the place tells nothing."""
     found = class_from_place(labels, places_in_sessions(order, sessions), sessions)
-    if found is None or found["p"] > LEVEL:
+    if found is None:
+        return None
+    value, null = found
+    if (p := (1 + (null >= value).sum()) / (1 + len(null))) > LEVEL:
         return None
     sequences = {tuple(labels[sessions == one][order[sessions == one].argsort()]) for one in np.unique(sessions)}
     how = "Every session shows" if len(sequences) == 1 else "Sessions show"
     how += " the classes in the same order" + ("" if len(sequences) == 1 else " in part")
-    told = f"the place in a session tells the class of {found['value']:.0%} of the trials, from the other sessions"
+    told = f"the place in a session tells the class of {value:.0%} of the trials, from the other sessions"
     drift = "slow drift (fatigue, drying electrodes) may count as class"
-    return f"{how}: {told} (by chance {found['chance']:.0%}, p = {found['p']:.3f}), so that {drift}."
+    return f"{how}: {told} (by chance {null.mean():.0%}, p = {p:.3f}), so that {drift}."
 
 
 def seconds_before(onsets: list[np.ndarray], values: RecordingsSettings) -> float:
@@ -76,7 +80,7 @@ def cut_before(
 ) -> np.ndarray:
     """The samples just before each event (trial, channel, time), float32, of a loaded recording, which is changed.
 
-    Filtered by a causal filter (minimum phase), unlike the trials: nothing after an event can leak into what was before.
+    Unlike the trials they are filtered causally (minimum phase): nothing after an event can leak into what was before.
     `onsets` are samples counted from the recording's first. Each channel gets mean 0 and deviation 1.
     """
     table = np.array([[sample + raw.first_samp, 0, trial] for trial, sample in enumerate(onsets)])

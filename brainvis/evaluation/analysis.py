@@ -5,7 +5,7 @@ code by imports, and a changed loss of LMM is no reason to run 01 and 03 again.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -88,24 +88,50 @@ def variance_shares(values: Tensor, groupings: dict[str, Tensor], within: Tensor
     return {name: (total / weights[name]).float() for name, total in totals.items()}
 
 
-def same_class_successions(data: EEGDataset) -> tuple[Tensor, float]:
-    """How often a trial of each class (class,) is followed by one of the same class, and how often in random order.
+EXCHANGES = 199  # of labels at random
 
-    By class, because one class alone may have been recorded in a block. NaN for a class that is never followed by
-    anything. ValueError if the order of recording is not known.
+
+@dataclass(frozen=True)
+class Successions:
+    """How often a trial of each class (class,) is followed by one of the same class, and how often in random order."""
+
+    share: Tensor  # NaN for a class that is never followed by anything
+    expected: Tensor  # from the numbers of trials of each subject
+    low: Tensor  # 95 % of orders in which each subject's labels are exchanged lie between this
+    high: Tensor  # and that
+
+    @property
+    def above(self) -> Tensor:
+        """Classes that follow themselves more often than nearly all exchanged orders make them: (class,) bool."""
+        return self.share > self.high
+
+
+def same_class_successions(data: EEGDataset, seed: int = 0) -> Successions:
+    """Each class beside its own expectation: one that has seven trials of eight follows itself seven times of eight.
+
+    By class, because one class alone may have been recorded in a block. ValueError if the order of recording is not
+    known.
     """
     if data.order is None:
         raise ValueError(f"{data.name} does not tell the order in which its trials were recorded")
-    classes = len(data.class_names)
-    same, followed, expected = torch.zeros(classes), torch.zeros(classes), 0.0
+    classes, generator = len(data.class_names), torch.Generator().manual_seed(seed)
+    same, followed = torch.zeros(2, 1 + EXCHANGES, classes)
+    wanted, pairs = torch.zeros(2, classes, dtype=torch.float64)
     for subject in data.subjects.unique():
         own = torch.nonzero(data.subjects == subject).flatten()
-        labels = data.labels[own[data.order[own].argsort()]]
-        same += torch.bincount(labels[:-1][labels[1:] == labels[:-1]], minlength=classes)
-        followed += torch.bincount(labels[:-1], minlength=classes)
-        counts = torch.bincount(labels).double()
-        expected += float((counts * (counts - 1)).sum() / len(own))  # of len(own) - 1 pairs drawn without replacement
-    return same / followed, expected / float(followed.sum())
+        labels, count = data.labels[own[data.order[own].argsort()]], len(own)
+        mixed = labels[torch.rand(1 + EXCHANGES, count, generator=generator).argsort(1)]  # (draw, trial)
+        mixed[0] = labels
+        first = mixed[:, :-1] + classes * torch.arange(1 + EXCHANGES)[:, None]  # a number for each draw and class
+        bins = {"minlength": same.numel()}
+        followed += torch.bincount(first.flatten(), **bins).view_as(same)
+        same += torch.bincount(first[mixed[:, 1:] == mixed[:, :-1]], **bins).view_as(same)
+        counts = torch.bincount(labels, minlength=classes).double()
+        wanted += counts * (counts - 1) / count  # of count - 1 pairs drawn without replacement
+        pairs += counts * (count - 1) / count
+    shares = same / followed
+    low, high = shares[1:].nan_to_num().quantile(torch.tensor([0.025, 0.975]), dim=0)
+    return Successions(shares[0], (wanted / pairs.clamp(min=1e-9)).float(), low, high)
 
 
 def known_attributes(data: EEGDataset) -> dict[str, tuple[tuple[str, ...], Tensor]]:

@@ -1,69 +1,164 @@
-"""Linear baselines: what logistic regression on the spectrum decodes from the same trials and the same split.
+"""Baselines: what plain classifiers read from the same trials and the same split, and what they read from nothing.
 
-A deep model that does not beat these has learned nothing that needs depth.
+A deep model that does not beat these has learned nothing that needs depth; and where none of them is above chance,
+there may be nothing to learn from so few trials. None is chosen: all are shown. Two of them read what cannot hold a
+response, the place of a trial in its session and the samples before the event: what they know is no brain's answer.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.linalg import cholesky, solve_triangular
 from scipy.stats import binomtest
+from sklearn.covariance import ledoit_wolf
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 
 from brainvis.data.dataset import EEGDataset, Partition
+from brainvis.data.order import places_in_sessions
+from brainvis.evaluation.bootstrap import holm
+from brainvis.evaluation.evidence import evidence_text, p_above_chance
+from brainvis.evaluation.features import (
+    band_power,
+    canonical_correlations,
+    short_time_means,
+    signal_to_noise,
+    tangent_vectors,
+)
+from brainvis.evaluation.scores import classification_scores
+from brainvis.models.encoder import unequal
 
 INVERSE_PENALTIES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
-HARMONICS = (1, 2)  # of a frequency of stimulation
-NEIGHBOURS = 2.0  # hertz around it
 FAR_MORE = 2  # features than trials: where finding the space that trials span pays
-SMALLEST_POWER = 1e-12  # keeps the logarithm finite where a filter left nothing
+LEAST_SCORE = -1e4  # of a class without a training trial
+FEWEST_SAMPLES = 16  # before the event: fewer tell nothing of rhythms
+LEVEL = 0.05
+CONFOUNDS = {"place": "place in the session", "before_onset": "log band power before the event"}
+BASELINES = {
+    "band_power": "logistic regression on log band power",
+    "short_time_means": "shrinkage LDA on means over 40 ms",
+    "covariances": "logistic regression on covariances in tangent space",
+    "flicker": "logistic regression on signal-to-noise at the flicker",
+    "correlation": "logistic regression on canonical correlations with the flicker",
+}
 
 
-def power_spectrum(trials: Tensor, sampling_rate: float) -> tuple[Tensor, Tensor]:
-    """Power of each channel and the frequencies in hertz: (b, c, t) -> (b, c, f) and (f,), without 0 Hz."""
-    samples = trials.shape[-1]
-    # The window keeps strong slow activity from leaking into all other frequencies.
-    tapered = (trials - trials.mean(-1, keepdim=True)) * torch.hann_window(samples, dtype=trials.dtype)
-    power = torch.fft.rfft(tapered).abs().square()
-    return power[..., 1:], torch.fft.rfftfreq(samples, 1 / sampling_rate)[1:]
+SHORT = {"band_power": "band power", "short_time_means": "short-time means", "covariances": "covariances"}
+SHORT |= {
+    "flicker": "flicker SNR",
+    "correlation": "flicker CCA",
+    "place": "place alone",
+    "before_onset": "before onset",
+}
 
 
-def band_power(trials: Tensor, sampling_rate: float, highest: float | None = None) -> Tensor:
-    """Logarithm of the mean power in bands 1 Hz wide: (b, c, t) -> (b, c * bands).
+@dataclass(frozen=True)
+class Split:
+    """Labels and places of the trials that a baseline learns from and is asked for."""
 
-    Bands are centred on whole frequencies from 1 Hz to `highest` (None: the Nyquist frequency).
+    labels: np.ndarray  # (trial,) of all trials
+    train: np.ndarray
+    test: np.ndarray
+    classes: int
+    seed: int
+
+    @property
+    def balanced(self) -> bool:
+        """Whether classes are weighed alike, as they are unequal in training."""
+        return unequal(torch.from_numpy(self.labels[self.train]))
+
+
+def baselines(data: EEGDataset, partition: Partition, highest: float | None = None, seed: int = 0) -> dict[str, Tensor]:
+    """Class scores (test trial, class) of all `BASELINES` and `CONFOUNDS` for which the data set has what is needed.
+
+    Fitted on the training trials, hyperparameters chosen inside them; validation trials are not used. Band powers go up
+    to `highest` hertz; `data.flicker` names the frequencies of lights that flickered, if any did.
     """
-    power, frequencies = power_spectrum(trials, sampling_rate)
-    band = frequencies.round().long()  # number of the band of each frequency
-    last = int(min(highest or sampling_rate / 2, sampling_rate / 2))
-    means = [power[..., band == number].mean(-1) for number in range(1, last + 1) if (band == number).any()]
-    return (torch.stack(means, -1) + SMALLEST_POWER).log().flatten(1)
+    split, rate, trials = _split(data, partition, seed), data.sampling_rate, data.trials
+    found = {"band_power": _logistic(band_power(trials, rate, highest), split)}
+    found["short_time_means"] = _shrinkage_lda(short_time_means(trials, rate), split)
+    found["covariances"] = _logistic(tangent_vectors(trials, partition.train, rate, data.flicker), split)
+    if data.flicker:
+        found["flicker"] = _logistic(signal_to_noise(trials, rate, data.flicker), split)
+        found["correlation"] = _logistic(canonical_correlations(trials, rate, data.flicker), split)
+    if data.sessions is not None and data.order is not None:
+        found["place"] = _nearest_places(data, split)
+    before = trials[..., data.times < 0] if data.before is None else data.before
+    if before.shape[-1] >= FEWEST_SAMPLES:
+        found["before_onset"] = _logistic(band_power(before, rate, highest), split)
+    return {name: torch.from_numpy(scores).float().clamp(min=LEAST_SCORE) for name, scores in found.items()}
 
 
-def signal_to_noise(trials: Tensor, sampling_rate: float, frequencies: Sequence[float]) -> Tensor:
-    """Steady-state responses: log power at a frequency over that of its neighbours, (b, c, t) -> (b, c * responses).
+def scored(logits: dict[str, Tensor], labels: Tensor, groups: Tensor | None = None, seed: int = 0) -> dict[str, dict]:
+    """`classification_scores` of each, and under "evidence" what `p_above_chance` says."""
+    found = {}
+    for name, values in logits.items():
+        found[name] = classification_scores(values, labels, seed=seed, groups=groups)
+        found[name]["evidence"] = p_above_chance(values.argmax(1), labels, groups, seed)
+        found[name]["balanced_accuracy"]["p"] = found[name]["evidence"]["p"]
+    return found
 
-    `frequencies` of stimulation are in hertz; ValueError for one with a harmonic not below the Nyquist frequency.
-    """
-    power, hertz = power_spectrum(trials, sampling_rate)
-    features = []
-    for frequency in (f * harmonic for f in frequencies for harmonic in HARMONICS):
-        if not hertz[0] <= frequency < sampling_rate / 2:
-            raise ValueError(f"{frequency:g} Hz is not between {hertz[0]:g} Hz and Nyquist {sampling_rate / 2:g} Hz.")
-        centre = int((hertz - frequency).abs().argmin())
-        distance = (torch.arange(len(hertz)) - centre).abs()
-        # Without the nearest bin on each side, which the taper smears.
-        around = (distance > 1) & ((hertz - hertz[centre]).abs() <= NEIGHBOURS + 1e-6)
-        noise = power[..., around].mean(-1)  # (b, c)
-        features.append(((power[..., centre] + SMALLEST_POWER) / (noise + SMALLEST_POWER)).log())
-    return torch.stack(features, -1).flatten(1)
+
+def best_of(scores: dict[str, dict]) -> str:
+    """The baseline with the highest balanced accuracy; confounds are none."""
+    return max((name for name in scores if name in BASELINES), key=lambda name: _balanced(scores[name]))
+
+
+def verdict(scores: dict[str, dict]) -> str:
+    """Whether there is something to learn, and whether what cannot hold a response knows it, too, in words."""
+    best, ps = best_of(scores), {name: one["evidence"]["p"] for name, one in scores.items()}
+    known = {name: p for name, p in ps.items() if p is not None}
+    corrected = holm({name: p for name, p in known.items() if name in BASELINES})
+    told = f"{BASELINES[best]}, {_balanced(scores[best]):.1%} balanced, {evidence_text(scores[best]['evidence'])}"
+    if corrected and min(corrected.values()) <= LEVEL:
+        said = f"There is something to learn: best of {len(corrected)} baselines is {told}."
+    elif corrected:
+        said = f"NOTHING TO LEARN is shown for this amount of data: none of {len(corrected)} baselines is above chance "
+        said += f"(p after Holm above {LEVEL:g}); best is {told}."
+    else:
+        said = f"Too few independent test trials to say whether there is anything to learn; best is {told}."
+    for name in (name for name in CONFOUNDS if known.get(name, 1) <= LEVEL):
+        said += f" BUT the {CONFOUNDS[name]} alone, which holds no response, reads {_balanced(scores[name]):.1%}"
+        said += f" ({evidence_text(scores[name]['evidence'])})."
+    return said
+
+
+def ahead(plain: dict[str, dict], name: str, network: dict) -> str:
+    """Who of a network and the best baseline is ahead in balanced accuracy, in words; inside an interval is no gain."""
+    best = best_of(plain)
+    of_plain, of_network = plain[best]["balanced_accuracy"], network["balanced_accuracy"]
+    shown = "balanced {value:.1%} [{low:.1%}, {high:.1%}]"
+    said = f"{name}: {shown.format(**of_network)}; best baseline, {BASELINES[best]}: {shown.format(**of_plain)}."
+    if of_network["value"] == of_plain["value"]:
+        return f"{said} Neither is ahead."
+    inside = of_plain["low"] <= of_network["value"] <= of_plain["high"]
+    first = name if of_network["value"] > of_plain["value"] else f"the baseline ({best})"
+    return f"{said} Ahead: {first}{', within the interval of the baseline' if inside else ''}."
+
+
+def table(plain: dict[str, dict], networks: dict[str, dict]) -> pd.DataFrame:
+    """Networks, baselines and confounds, a row each, as people read them: scores with intervals, chance and p."""
+    shown, rows = {"balanced_accuracy": "balanced accuracy", "auc": "AUC", "top1": "accuracy"}, {}
+    for name, score in (networks | plain).items():
+        kind = "reads no response" if name in CONFOUNDS else "baseline" if name in plain else "network"
+        cells = {
+            title: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**score[key])
+            for key, title in shown.items()
+            if key in score
+        }
+        p = evidence_text(score["evidence"]).removeprefix("p ").removeprefix("= ")
+        rows[(BASELINES | CONFOUNDS).get(name, name)] = {"kind": kind, **cells, "p": p}
+    chances = {title: f"{score[key]['chance']:.3f}" for key, title in shown.items() if key in score}
+    return pd.DataFrame(rows | {"by chance": {"kind": "", **chances, "p": ""}}).T
 
 
 def linear_baseline(
@@ -85,31 +180,76 @@ def linear_baseline(
         inverse_penalty (sklearn's C); features, their number.
     """
     if frequencies is None:
-        features = band_power(dataset.trials, dataset.sampling_rate, highest=highest).numpy()
+        features = band_power(dataset.trials, dataset.sampling_rate, highest=highest)
     else:
-        features = signal_to_noise(dataset.trials, dataset.sampling_rate, frequencies).numpy()
-    labels, train, test = dataset.labels.numpy(), partition.train.numpy(), partition.test.numpy()
-    best = _best_penalty(features[train], labels[train], seed)
-    known, asked = _prepared(features[train], features[test])
-    regression = _fit(_regression().set_params(C=best), known, labels[train])
-    logits = np.full((len(test), len(dataset.class_names)), -np.inf)
-    logits[:, regression.classes_] = regression.predict_log_proba(asked)
-    predictions = logits.argmax(1)
-    right = predictions == labels[test]
-    chance = float(np.bincount(labels[test]).max() / len(test))
+        features = signal_to_noise(dataset.trials, dataset.sampling_rate, frequencies)
+    split, chosen = _split(dataset, partition, seed), []
+    logits = _logistic(features, split, chosen.append)
+    predictions, labels = logits.argmax(1), split.labels[split.test]
+    right, chance = predictions == labels, float(np.bincount(labels).max() / len(labels))
     return {
         "logits": torch.from_numpy(logits).float(),
         "probabilities": torch.from_numpy(np.exp(logits)).float(),
         "predictions": torch.from_numpy(predictions),
         "accuracy": float(right.mean()),
         "chance": chance,
-        "p_value": float(binomtest(int(right.sum()), len(test), chance, alternative="greater").pvalue),
-        "inverse_penalty": best,
+        "p_value": float(binomtest(int(right.sum()), len(labels), chance, alternative="greater").pvalue),
+        "inverse_penalty": chosen[0],
         "features": features.shape[1],
     }
 
 
-def _best_penalty(features: np.ndarray, labels: np.ndarray, seed: int) -> float:
+def _split(data: EEGDataset, partition: Partition, seed: int) -> Split:
+    train, test = partition.train.numpy(), partition.test.numpy()
+    return Split(data.labels.numpy(), train, test, len(data.class_names), seed)
+
+
+def _balanced(scores: dict) -> float:
+    return scores["balanced_accuracy"]["value"]
+
+
+def _logistic(features: Tensor, split: Split, tell: Callable[[float], None] = lambda penalty: None) -> np.ndarray:
+    """Log-probabilities (test trial, class) of logistic regression on features (trial, feature)."""
+    values, labels = features.numpy(), split.labels[split.train]
+    weights = compute_sample_weight("balanced" if split.balanced else None, labels)
+    best = _best_penalty(values[split.train], labels, weights, split.seed)
+    tell(best)
+    known, asked = _prepared(values[split.train], values[split.test])
+    regression = _fit(_regression().set_params(C=best), known, labels, weights)
+    logits = np.full((len(split.test), split.classes), -np.inf)
+    logits[:, regression.classes_] = regression.predict_log_proba(asked)
+    return logits
+
+
+def _shrinkage_lda(features: Tensor, split: Split) -> np.ndarray:
+    """Class scores (test trial, class) of linear discriminant analysis on features (trial, feature), with Ledoit and
+    Wolf's covariance of what is left within classes (Blankertz et al. 2011, NeuroImage 56, 814-825)."""
+    scaler = StandardScaler().fit(features[split.train].double().numpy())
+    known, asked = (scaler.transform(features[part].double().numpy()) for part in (split.train, split.test))
+    present, labels, counts = np.unique(split.labels[split.train], return_inverse=True, return_counts=True)
+    means = np.stack([known[labels == label].mean(0) for label in range(len(present))])  # (class, feature)
+    covariance, _ = ledoit_wolf(known - means[labels], assume_centered=True)
+    covariance[np.diag_indices(len(covariance))] += 1e-9 + 1e-9 * covariance.trace() / len(covariance)
+    weights = np.linalg.solve(covariance, means.T)  # (feature, class)
+    prior = np.zeros(len(present)) if split.balanced else np.log(counts / counts.sum())
+    logits = np.full((len(split.test), split.classes), -np.inf)
+    logits[:, present] = asked @ weights - 0.5 * (means.T * weights).sum(0) + prior
+    return logits
+
+
+def _nearest_places(data: EEGDataset, split: Split) -> np.ndarray:
+    """Class scores (test trial, class) of somebody who knows the place of a trial in its session alone: the classes of
+    training trials at and near this place count the more the nearer they are."""
+    places = places_in_sessions(data.order.numpy(), data.sessions.numpy())
+    distance = np.abs(places[split.test][:, None] - places[split.train])
+    shown = np.eye(split.classes)[split.labels[split.train]]  # (training trial, class)
+    if split.balanced:
+        shown = shown / np.maximum(shown.sum(0), 1)
+    votes = (1 / (1 + distance) ** 2) @ shown
+    return np.log(np.maximum(votes / votes.sum(1, keepdims=True), 1e-12))
+
+
+def _best_penalty(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int) -> float:
     """Of `INVERSE_PENALTIES`, by the cross-entropy of the trials that are left out, in five folds or as few as there
     are trials of a class."""
     folds = int(min(5, np.unique(labels, return_counts=True)[1].min()))
@@ -120,8 +260,9 @@ def _best_penalty(features: np.ndarray, labels: np.ndarray, seed: int) -> float:
         known, asked = _prepared(features[inside], features[outside])
         regression = _regression()
         for number, penalty in enumerate(INVERSE_PENALTIES):  # each begins where the last one, stricter, has ended
-            _fit(regression.set_params(C=penalty), known, labels[inside])
-            losses[number] += log_loss(labels[outside], regression.predict_proba(asked), labels=regression.classes_)
+            _fit(regression.set_params(C=penalty), known, labels[inside], weights[inside])
+            told = {"labels": regression.classes_, "sample_weight": weights[outside]}
+            losses[number] += log_loss(labels[outside], regression.predict_proba(asked), **told)
     return INVERSE_PENALTIES[int(losses.argmin())]
 
 
@@ -145,7 +286,9 @@ def _regression() -> LogisticRegression:
     return LogisticRegression(max_iter=2000, tol=1e-5, warm_start=True)
 
 
-def _fit(regression: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> LogisticRegression:
+def _fit(
+    regression: LogisticRegression, features: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> LogisticRegression:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a weak penalty may not converge; it is then not chosen
-        return regression.fit(features, labels)
+        return regression.fit(features, labels, sample_weight=weights)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)  # percent
+LEVEL = 0.05  # of a family of tests, after its correction
 LEAST_P = 2 / RESAMPLES  # what a two-sided p of so many resamples cannot be told from
 
 
@@ -89,7 +90,8 @@ def interval_and_p(value: float, resampled: NDArray[np.float64]) -> dict[str, fl
 
     It is never below 2 / (resamples + 1); `p_text` writes that.
     """
-    tail = 1 + min((resampled <= 0).sum(), (resampled >= 0).sum())
+    zero = 1e-12  # differences of equal sums that were added in another order
+    tail = 1 + min((resampled <= zero).sum(), (resampled >= -zero).sum())
     return {**interval(value, resampled), "p": float(min(1.0, 2 * tail / (len(resampled) + 1)))}
 
 

@@ -4,12 +4,11 @@ import pandas as pd
 
 from brainvis.configuration import ABLATIONS
 from brainvis.data.dataset import EEGDataset
-from brainvis.evaluation.bootstrap import LEAST_P, holm, mean_difference, p_text
+from brainvis.evaluation.bootstrap import LEAST_P, LEVEL, holm, mean_difference, p_text
 from brainvis.evaluation.report import gather_runs
 from brainvis.study import Product, Study
 
 MEASURES = {"CA top-1": "fusion", "GA": "generation"}  # and the stage whose runs hold it
-LEVEL = 0.05  # of a family, after the correction
 
 
 def score_of_trials(product: Product) -> pd.Series | None:

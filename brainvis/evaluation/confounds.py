@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from brainvis.data.dataset import EEGDataset
+from brainvis.data.order import class_from_place, places_in_sessions
 from brainvis.evaluation.analysis import amplitude_spectra, bands_between
 from brainvis.evaluation.bootstrap import holm
 from brainvis.models.spectrum import frequencies
@@ -31,7 +32,7 @@ LEVEL = 0.05  # of the family of audits, after Holm's correction
 SMALLEST = 1e-6  # keeps logarithms finite where a filter left nothing
 AT_ONCE = 2**26  # scores computed together: 256 MB
 # What a class must not be told by.
-CONFOUNDS = ("time alone", "succession", "slow drift", "before onset")
+CONFOUNDS = ("time alone", "place in session", "succession", "slow drift", "before onset")
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,15 @@ def audits(data: EEGDataset, trials: Tensor, seed: int = 0) -> dict[str, Audit]:
     """All audits for which the data set tells what is needed, of some of its trials (indices), by a short name.
 
     - "time alone": accuracy of the classes of the nearest trials in time;
-    - "succession": how often the next trial has the same class, for the class where that is most often, against the
-      highest of all classes once labels have been exchanged;
+    - "place in session": accuracy of the classes at and near the same place in all other sessions, where these are
+      known, against labels that are exchanged within sessions;
+    - "succession": how much more often than its number of trials makes it the next trial has the same class, for the
+      class where that is most, against the highest of all classes once labels have been exchanged;
     - "slow drift": accuracy of a ridge regression on each channel's mean in the trial before, which has drifted nearly
       as far, but holds nothing of the response; where the order is not known, "own mean" stands for it, which may
       hold some, and so proves nothing;
-    - "before onset": the same on samples before the onset of the stimulus, and on their power;
+    - "before onset": the same on samples before the onset of the stimulus, and on their power; on those that recordings
+      have besides (`EEGDataset.before`), else on those of the trial;
     - "EEG tells time": how well waves over the recording are decoded from means and band powers, as the correlation of
       what is decoded with what is true. No fault in itself; in a block design responses to the class tell time, too;
     - "order of labels": accuracy of a ridge regression on the whole trial, against labels that keep their order but
@@ -115,15 +119,18 @@ def audits(data: EEGDataset, trials: Tensor, seed: int = 0) -> dict[str, Audit]:
         right = sum(_right(_neighbours(one.place), one.labels, one.exchanged) for one in recordings)
         shares = right / sum(len(one.trials) for one in recordings)
         found["time alone"] = Audit("class from the nearest trials in time", shares[0].item(), shares[1:])
+        if (place := _place_in_session(data, trials)) is not None:
+            found["place in session"] = place
         found["succession"] = _highest_succession(recordings)
         accuracy("slow drift", "class from the means of the trial before", lambda one: _means(data, one).roll(1, 0))
     else:
         accuracy("own mean", "class from its own means: drift, or a slow response", lambda one: _means(data, one))
-    if (before := data.times < 0).any():
+    before = data.trials[..., data.times < 0] if data.before is None else data.before
+    if before.shape[-1]:
         accuracy(
             "before onset",
             "class from samples before onset",
-            lambda one: _waveform_and_power(data.trials[one.trials][..., before], BINS["before"]),
+            lambda one: _waveform_and_power(before[one.trials], BINS["before"]),
         )
     if data.order is not None:
         found["EEG tells time"] = _time_from_eeg(data, recordings)
@@ -205,14 +212,26 @@ def _right(decoder: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
 
 
 def _highest_succession(recordings: list[Recording]) -> Audit:
-    """Of the class that follows itself most often; classes are counted by subject, as each has an order of its own."""
-    shares = []
+    """Of the class that exceeds its own expectation most; classes are counted by subject, as each has its own order."""
+    excesses = []
     for one in recordings:
         labels, classes = one.labels[one.exchanged], int(one.labels.max()) + 1  # (draw, trial)
         same = functional.one_hot(labels[:, :-1], classes) * (labels[:, 1:] == labels[:, :-1])[..., None]
-        shares.append(same.sum(1) / functional.one_hot(labels[:, :-1], classes).sum(1).clamp(min=1))  # (draw, class)
-    highest = torch.cat(shares, 1).amax(1).double()
-    return Audit("next trial of the same class, highest of all", highest[0].item(), highest[1:])
+        shares = same.sum(1) / functional.one_hot(labels[:, :-1], classes).sum(1).clamp(min=1)  # (draw, class)
+        counts = one.labels.bincount(minlength=classes)
+        excesses.append(shares - (counts - 1).clamp(min=0) / (len(one.labels) - 1))
+    highest = torch.cat(excesses, 1).amax(1).double()
+    return Audit("next trial of the same class, beyond its expectation", highest[0].item(), highest[1:])
+
+
+def _place_in_session(data: EEGDataset, trials: Tensor) -> Audit | None:
+    if data.sessions is None:
+        return None
+    places = places_in_sessions(data.order.numpy(), data.sessions.numpy())
+    own = (data.labels[trials].numpy(), places[trials.numpy()], data.sessions[trials].numpy())
+    if (found := class_from_place(*own)) is None:
+        return None
+    return Audit("class from the place in other sessions", found[0], torch.from_numpy(found[1]))
 
 
 def _time_from_eeg(data: EEGDataset, recordings: list[Recording]) -> Audit:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from brainvis.configuration import Generation
+from brainvis.evaluation.bootstrap import LEVEL, holm
 from brainvis.evaluation.pictures import Pictures, accuracy_by_prediction, ask, readout
 from brainvis.evaluation.scores import n_way_accuracy, n_way_expectation
 from brainvis.generation import Generator
@@ -100,9 +101,10 @@ def control_scores(drawn: Mapping[str, Pictures], shown: Pictures, right: NDArra
     `generation_accuracy`; `by_prediction`, for the trials that the classifier of EEG got "right" (trial,) and "wrong";
     `minus_cascade`, its accuracy without that of the cascade, on the same trials, mean over all draws of the other
     classes; `attributes`: the `readout` of each besides the class, with its interval, and `minus_blind`, that without
-    the one of `BLIND`.
+    the one of `BLIND`. Both differences have "p" and "p_holm", corrected for all controls, or for all attributes of the
+    same control, of which there are "family".
     """
-    judge, ways = shown.judges.classifier, shown.ways
+    judge, ways, draws = shown.judges.classifier, shown.ways, {"seed": shown.seed, "strata": shown.classes}
     *answers, truth = ask(judge, *drawn.values(), shown)
     said = dict(zip(drawn, answers, strict=True))
     accuracy = {name: n_way_expectation(said[name]["class"], truth["class"], ways).mean(1) for name in drawn}
@@ -114,17 +116,34 @@ def control_scores(drawn: Mapping[str, Pictures], shown: Pictures, right: NDArra
     }
 
     def attribute(name: str, word: str) -> dict:
-        levels, draws = truth[word].shape[1], (shown.n_permutations, shown.seed)
-        found = readout(said[name][word].argmax(-1), right_words[word], levels, *draws)
+        levels, permuted = truth[word].shape[1], (shown.n_permutations, shown.seed)
+        found = readout(said[name][word].argmax(-1), right_words[word], levels, *permuted)
         own, blind = shares[name, word], shares[BLIND, word]
-        return found | shown.interval(own) | {"minus_blind": shown.interval(own - blind)}
+        return found | shown.interval(own) | {"minus_blind": shown.difference(own - blind)}
 
-    return {
+    scores = {
         name: {
-            "generation_accuracy": n_way_accuracy(said[name]["class"], truth["class"], ways, seed=shown.seed),
+            "generation_accuracy": n_way_accuracy(said[name]["class"], truth["class"], ways, **draws),
             "by_prediction": accuracy_by_prediction(pictures, shown, right),
-            "minus_cascade": shown.interval(accuracy[name] - accuracy["cascade"]),
+            "minus_cascade": shown.difference(accuracy[name] - accuracy["cascade"]),
             "attributes": {word: attribute(name, word) for word in right_words},
         }
         for name, pictures in drawn.items()
     }
+    _correct({name: score["minus_cascade"] for name, score in scores.items() if name != "cascade"})
+    for name in scores.keys() - {BLIND}:
+        _correct({word: found["minus_blind"] for word, found in scores[name]["attributes"].items()})
+    return scores
+
+
+def _correct(differences: Mapping[str, dict]) -> None:
+    """Give the differences of a family their "p_holm", and the size of it."""
+    for name, p in holm({name: each["p"] for name, each in differences.items()}).items():
+        differences[name] |= {"p_holm": p, "family": len(differences)}
+
+
+def verdict(difference: Mapping[str, float], more: str = "more", less: str = "less", not_shown: str = "") -> str:
+    """What a corrected difference shows: `more`, `less`, or nothing."""
+    if difference.get("p_holm", 1.0) >= LEVEL:
+        return not_shown
+    return more if difference["value"] > 0 else less

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 
+from brainvis.evaluation.bootstrap import mean_difference, mean_interval
 from brainvis.evaluation.identification import identification
 from brainvis.evaluation.judges import Judge, Judges
-from brainvis.evaluation.scores import mean_interval, n_way_accuracy
+from brainvis.evaluation.scores import n_way_accuracy
 
 BLOCK = 16  # trials whose pixels are compared at a time
 
@@ -36,15 +37,19 @@ class Pictures:
     ways: int = 50  # of the generation accuracy
     n_permutations: int = 10_000  # of the trials, for the tests of the attributes
     seed: int = 0  # of every draw
-    classes: NDArray[np.int64] | None = None  # of the trials (trial,), where they are known
+    classes: NDArray[np.int64] | None = None  # of the trials (trial,), where they are known: strata of resamples
     answers: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of the judges that were asked, see `ask`
 
     def __post_init__(self) -> None:
         self.pixels = np.ascontiguousarray(self.pixels)  # the last digits of sums depend on the layout of the memory
 
     def interval(self, values: ArrayLike) -> dict[str, float]:
-        """Mean of one value a trial, (trial,), with its 95 % interval."""
-        return mean_interval(values, seed=self.seed)
+        """Mean of one value a trial, (trial,), with its 95 % interval; trials are drawn within their `classes`."""
+        return mean_interval(values, seed=self.seed, strata=self.classes)
+
+    def difference(self, values: ArrayLike) -> dict[str, float]:
+        """The same of one paired difference a trial, (trial,), with its "p"."""
+        return mean_difference(values, seed=self.seed, strata=self.classes)
 
 
 class NoJudgeError(Exception):
@@ -105,20 +110,26 @@ def accuracy_by_prediction(generated: Pictures, shown: Pictures, right: ArrayLik
     right = np.asarray(right, bool)
     made, truth = (said["class"].numpy() for said in ask(generated.judges.classifier, generated, shown))
     parts = {name: part for name, part in (("right", right), ("wrong", ~right)) if part.any()}
-    draws = {"ways": generated.ways, "seed": generated.seed}
-    return {name: n_way_accuracy(made[part], truth[part], **draws) for name, part in parts.items()}
+    draws, classes = {"ways": generated.ways, "seed": generated.seed}, shown.classes
+    return {
+        name: n_way_accuracy(made[part], truth[part], **draws, strata=None if classes is None else classes[part])
+        for name, part in parts.items()
+    }
 
 
-def agreement_with(names: Sequence[str], judged: NDArray, known: Sequence[str], seed: int = 0) -> dict | None:
+def agreement_with(
+    names: Sequence[str], judged: NDArray, known: Sequence[str], seed: int = 0, strata: ArrayLike | None = None
+) -> dict | None:
     """Share of pictures in which the judge sees the class named for the trial; None if it does not know all names.
 
     `names` are those of the trials (trial,), such as those predicted; `judged` (trial, sample) the classes that the
-    judge sees, of those that it has `known` names for.
+    judge sees, of those that it has `known` names for; `strata` (trial,) as in `bootstrap.resample_weights`.
     """
     if not set(names) <= set(known):
         return None
     named = np.array([known.index(name) for name in names])
-    return {**mean_interval((judged == named[:, None]).mean(1), seed=seed), "chance": 1 / len(known)}
+    share = mean_interval((judged == named[:, None]).mean(1), seed=seed, strata=strata)
+    return {**share, "chance": 1 / len(known)}
 
 
 # Sets of pictures
@@ -250,7 +261,7 @@ class Metric:
 def _accuracy(generated: Pictures, shown: Pictures) -> dict:
     judge = generated.judges.classifier
     made, truth = (said["class"] for said in ask(judge, generated, shown))
-    return n_way_accuracy(made, truth, generated.ways, seed=generated.seed) | judge.origin
+    return n_way_accuracy(made, truth, generated.ways, seed=generated.seed, strata=shown.classes) | judge.origin
 
 
 def _attributes(generated: Pictures, shown: Pictures) -> dict:

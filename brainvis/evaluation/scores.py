@@ -27,23 +27,40 @@ TOP = (1, 3, 5)
 def classification_scores(
     logits: ArrayLike, labels: ArrayLike, n_bootstrap: int = RESAMPLES, seed: int = 0, groups: ArrayLike | None = None
 ) -> dict:
-    """Top-1, top-3, top-5 accuracy and macro F1 of logits (trial, class) for right classes (trial,); of several seeds,
-    (seed, trial, class), the means over seeds, with intervals that contain them, see `bootstrap.over_seeds`.
+    """Accuracy, balanced accuracy and macro F1 of logits (trial, class) for right classes (trial,), of two classes the
+    area under the ROC curve; of several seeds, (seed, trial, class), the means over seeds, with intervals that contain
+    them, see `bootstrap.over_seeds`.
 
     Resamples are drawn within the right classes, so that none is without trials, and of whole `groups` (trial,), the
     picture that each trial shows; see `bootstrap.resample_weights`. Even so macro F1 is lower in resamples than in the
     trials themselves, as an F1 of few trials falls more by a miss than it gains by a hit; its interval says how far it
     scatters, so that the mean of the resamples is moved to the value.
 
-    Returns `top1`, `top3`, `top5`, each with its "chance" (both are 1 where there are no more classes); `macro_f1` over
-    the classes that occur among labels or predictions, as in scikit-learn; `trials`, `classes`. ValueError: no trials,
-    shapes that do not fit, logits that are not finite, labels out of range.
+    Returns `top1`, `top3`, `top5`, the latter two only where at least 2 k classes are told apart, as naming half of
+    them says nothing; `balanced_accuracy`, the mean over the classes that occur of how often each is told; `auc`, where
+    two are told apart and both occur: how often a trial of the second class is rated above one of the first;
+    `macro_f1` over the classes that occur among labels or predictions, as in scikit-learn; `trials`, `classes`. All but
+    F1 have their "chance": of top-k it is that of always naming the k most frequent classes of these trials.
+    ValueError: no trials, shapes that do not fit, logits that are not finite, labels out of range.
     """
     resampled, labels, classes = _resampled(logits, labels, n_bootstrap, seed, groups)
     scores = {name: interval(*values) for name, values in resampled.items()}
-    for k in TOP:
-        scores[f"top{k}"]["chance"] = min(1.0, k / classes)
+    for name, chance in chances(labels, classes).items():
+        scores[name]["chance"] = chance
     return {**scores, "trials": len(labels), "classes": classes}
+
+
+def tops(classes: int) -> list[int]:
+    """The k of `TOP` for which top-k says something of so many classes."""
+    return [k for k in TOP if k == 1 or 2 * k <= classes]
+
+
+def chances(labels: ArrayLike, classes: int) -> dict[str, float]:
+    """What the scores of labels (trial,) are by chance: of top-k the share of the k most frequent classes."""
+    counts = np.sort(np.bincount(labels, minlength=classes))[::-1]
+    found = {f"top{k}": float(counts[:k].sum() / len(labels)) for k in tops(classes)}
+    found["balanced_accuracy"] = 1 / int((counts > 0).sum())
+    return found | ({"auc": 0.5} if classes == 2 and counts.all() else {})
 
 
 def paired_difference(
@@ -57,8 +74,8 @@ def paired_difference(
     """How much better one classifier is than another on the same trials: paired bootstrap of score - other score, of
     several seeds by seed and trial.
 
-    Returns {"value", "low", "high", "p"} for `top1`, `top3`, `top5` and `macro_f1`, see `bootstrap.interval_and_p`;
-    logits and resamples are those of `classification_scores`.
+    Returns {"value", "low", "high", "p"} for each of `classification_scores`, see `bootstrap.interval_and_p`; logits
+    and resamples are the same.
     """
     if np.ndim(logits) != np.ndim(other) or len(logits) != len(other):
         raise ValueError(f"logits {np.shape(logits)} and {np.shape(other)} have to be of the same seeds and trials")
@@ -186,14 +203,28 @@ def _scores(logits: NDArray, labels: NDArray, weights: NDArray) -> dict[str, tup
     trials, classes = logits.shape
     rank = _beats(logits[:, None], labels)[:, 0].sum(1)  # 0: the right class comes first
     weights = np.concatenate([np.ones((1, trials)), weights])  # the trials themselves, then the resamples
-    scores = {f"top{k}": weighted_means(rank < k, weights) for k in TOP}
+    scores = {f"top{k}": weighted_means(rank < k, weights) for k in tops(classes)}
     one_hot, predicted = np.eye(classes)[labels], np.eye(classes)[logits.argmax(1)]  # (trial, class)
-    hits, occurring = weights @ (one_hot * predicted), weights @ (one_hot + predicted)  # TP; 2 TP + FP + FN
+    hits, shown = weights @ (one_hot * predicted), weights @ one_hot  # (resample, class)
+    recalls = np.divide(hits, shown, out=np.full_like(hits, np.nan), where=shown > 0)
+    scores["balanced_accuracy"] = np.nanmean(recalls, axis=1)
+    if classes == 2 and len(np.unique(labels)) == 2:
+        scores["auc"] = _areas(logits[:, 1] - logits[:, 0], labels == 1, weights)
+    occurring = shown + weights @ predicted  # 2 TP + FP + FN
     f1 = np.divide(2 * hits, occurring, out=np.full_like(hits, np.nan), where=occurring > 0)
     macro = np.nanmean(f1, axis=1)
     macro[1:] = (macro[1:] + macro[0] - macro[1:].mean()).clip(0, 1)  # see `classification_scores`
     scores["macro_f1"] = macro
     return {name: (values[0], values[1:]) for name, values in scores.items()}
+
+
+def _areas(ratings: NDArray, second: NDArray, weights: NDArray) -> NDArray:
+    """Area under the ROC curve in each resample (resample,): how often a trial of the second class is rated above one
+    of the first, ties counted half (Mann and Whitney)."""
+    above = ratings[second][:, None] - ratings[~second]  # (trial of the second class, trial of the first)
+    above = (np.sign(above) + 1) / 2
+    pairs = weights[:, second].sum(1) * weights[:, ~second].sum(1)
+    return ((weights[:, second] @ above) * weights[:, ~second]).sum(1) / pairs
 
 
 def _resampled(
@@ -247,4 +278,8 @@ def scores_by_subject(
 def as_table(scores: dict[str, dict]) -> pd.DataFrame:
     """Results of `classification_scores` by name: a row each, values with their intervals as text."""
     cell = "{value:.3f} [{low:.3f}, {high:.3f}]"
-    return pd.DataFrame(scores).drop(index=["trials", "classes"]).map(lambda score: cell.format(**score)).T
+    scores = {
+        name: {key: score for key, score in of.items() if isinstance(score, dict) and "value" in score}
+        for name, of in scores.items()
+    }
+    return pd.DataFrame(scores).map(lambda score: cell.format(**score), na_action="ignore").fillna("").T

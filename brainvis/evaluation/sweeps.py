@@ -10,18 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from brainvis.configuration import Generation
+from brainvis.evaluation.judges import Judges
+from brainvis.evaluation.pictures import Pictures, ask
+from brainvis.evaluation.text_line import between_texts
 from brainvis.generation import Generator
 from brainvis.generation.cascade import refinement_stage, semantic_stage
-from brainvis.generation.text_embeddings import text_cosines
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.85, 1.0)  # of image-to-image: how much of the semantic picture noise replaces
 GUIDANCES = (1.0, 2.0, 3.0, 5.0, 7.5)
-PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # between the embedding of a class name and that of a caption
 
 
 def strength_sweep(
@@ -65,12 +65,6 @@ def _refined(generator, start, names, settings: Mapping[float, Generation], what
     }
 
 
-def between_texts(coarse: Tensor, fine: Tensor) -> dict[float, Tensor]:
-    """Points of the straight line from coarse to fine embeddings, each (trial, tokens, width), at `PLACES`."""
-    coarse, fine = coarse.float(), fine.float()
-    return {place: (1 - place) * coarse + place * fine for place in PLACES}
-
-
 def line_pictures(
     generator: Generator,
     coarse: Tensor,
@@ -90,20 +84,15 @@ def line_pictures(
     }
 
 
-def line_geometry(coarse: Tensor, fine: Tensor) -> dict[str, list[float]]:
-    """Along the same line, means over trials: `place`; cosines with both ends, `cosine_coarse` and `cosine_fine`; the
-    `length` of a point relative to that of the ends, which is 1 where all point the same way.
+def names_seen(
+    judges: Judges, known: Sequence[str], pictures: Mapping[object, NDArray[np.uint8]]
+) -> dict[object, list[str]]:
+    """The class that the judge of generation accuracy sees in pictures (trial, height, width, 3), by their keys.
 
-    With a cosine c between ends of equal length the middle has the length sqrt((1 + c) / 2), and that cosine with both.
+    `known` are the names of its classes. Nothing without a judge.
     """
-    ends = {"cosine_coarse": coarse.float(), "cosine_fine": fine.float()}
-    sizes = [end.flatten(1).norm(dim=1) for end in ends.values()]
-    found = {"place": [], "cosine_coarse": [], "cosine_fine": [], "length": []}
-    for place, point in between_texts(coarse, fine).items():
-        found["place"].append(place)
-        expected = (1 - place) * sizes[0] + place * sizes[1]
-        found["length"].append((point.flatten(1).norm(dim=1) / expected).mean().item())
-        for name, end in ends.items():
-            pairs = [text_cosines(point[[row]], end[[row]]) for row in range(len(point))]
-            found[name].append(torch.cat(pairs).mean().item())
-    return found
+    if not (judges.classifier and pictures):
+        return {}
+    answers = ask(judges.classifier, *(Pictures(made[:, None], judges) for made in pictures.values()))
+    return {key: [known[place] for place in said["class"][:, 0].argmax(-1).tolist()]
+            for key, said in zip(pictures, answers, strict=True)}  # fmt: skip

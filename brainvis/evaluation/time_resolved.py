@@ -7,6 +7,7 @@ these one of two features: the mean amplitude, which holds what is locked in pha
 variance within the window ("power"), which holds what is not.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -52,15 +53,15 @@ class Decoded:
 
 
 def windows(data: EEGDataset, seconds: float = WINDOW) -> Tensor:
-    """Centres (window,) in seconds after onset of the windows that a trial is cut into; what is left over is dropped.
-
-    ValueError: a trial that holds no whole window.
-    """
-    length = round(seconds * data.sampling_rate)
-    if not 1 <= length <= data.trials.shape[-1]:
-        raise ValueError(f"a window of {seconds} s is {length} samples; a trial has {data.trials.shape[-1]}")
+    """Centres (window,), in seconds after onset, of the windows that a trial is cut into; a rest is dropped."""
+    length = _samples(data, seconds)
     starts = torch.arange(data.trials.shape[-1] // length) * length
     return data.times[starts] + (length - 1) / 2 / data.sampling_rate
+
+
+def _samples(data: EEGDataset, seconds: float) -> int:
+    """Length of a window: one sample at least, a trial at most."""
+    return min(max(round(seconds * data.sampling_rate), 1), data.trials.shape[-1])
 
 
 def features(trials: Tensor, length: int) -> dict[str, Tensor]:
@@ -72,19 +73,21 @@ def features(trials: Tensor, length: int) -> dict[str, Tensor]:
 
 
 def decode_time(data: EEGDataset, partition: Partition, seconds: float = WINDOW) -> dict[str, Decoded]:
-    """Time-resolved decoding: of each feature, accuracy in each of the `windows`, from all channels together."""
+    """Time-resolved decoding: of each feature, accuracy in each of the `windows`, from all channels together.
+
+    Nothing, if no subject has training trials of two classes and validation trials.
+    """
     return _decode(data, partition, seconds, lambda values: values.unbind(2))
 
 
 def decode_sensors(data: EEGDataset, partition: Partition, seconds: float = WINDOW) -> dict[str, Decoded]:
-    """Sensor-wise decoding: of each feature, accuracy of each channel, from all its windows together."""
+    """Sensor-wise decoding: of each feature, accuracy of each channel, from all its windows together; or nothing."""
     return _decode(data, partition, seconds, lambda values: values.unbind(1))
 
 
 def _decode(data: EEGDataset, partition: Partition, seconds: float, parts: Callable) -> dict[str, Decoded]:
     """Hits of the classifiers of all subjects, one a part of (trial, channel, window)."""
-    length = round(seconds * data.sampling_rate)
-    windows(data, seconds)  # refuses one that does not fit
+    length = _samples(data, seconds)
     hits: dict[str, Tensor | int] = dict.fromkeys(FEATURES, 0)
     asked = []
     for known, tested in _of_subjects(data, partition):
@@ -95,7 +98,7 @@ def _decode(data: EEGDataset, partition: Partition, seconds: float, parts: Calla
             hits[name] = hits[name] + torch.stack(right)
         asked.append(data.labels[tested])
     if not asked:
-        raise ValueError(f"no subject of {data.name} has both training and validation trials of two classes")
+        return {}
     labels = torch.cat(asked)
     chance = labels.bincount().max().item() / len(labels)
     return {name: Decoded(hits[name], len(labels), chance) for name in FEATURES}
@@ -109,18 +112,20 @@ def _of_subjects(data: EEGDataset, partition: Partition):
             yield own
 
 
-def subject_quality(data: EEGDataset, partition: Partition, seconds: float = WINDOW) -> dict[int, dict[str, float]]:
+def subject_quality(
+    data: EEGDataset, partition: Partition, seconds: float = WINDOW
+) -> dict[int, dict[str, float | None]]:
     """Why one subject is decoded better than another: subject -> measures.
 
     - `trials`: of training;
     - `amplitude`: standard deviation of single trials, in the data's unit;
     - `evoked_snr_db`: power of the response that all trials share, over that of what is left in a single trial; the
-      noise that averaging leaves is subtracted. -inf: no response;
+      noise that averaging leaves is subtracted. None: no response;
     - `class_share`: share of the variance of the waveform that the class explains, highest over time (mean over
       channels; epsilon squared: 0 on average without an effect);
     - `accuracy` of a linear classifier on all windows of both features, on validation trials, and its `chance`.
     """
-    length, found = round(seconds * data.sampling_rate), {}
+    length, found = _samples(data, seconds), {}
     for known, tested in _of_subjects(data, partition):
         trials, labels = data.trials[known], data.labels[known]
         mean = trials.mean(0).double()
@@ -135,7 +140,7 @@ def subject_quality(data: EEGDataset, partition: Partition, seconds: float = WIN
         found[int(data.subjects[known[0]])] = {
             "trials": len(known),
             "amplitude": trials.std().item(),
-            "evoked_snr_db": 10 * torch.tensor(signal / noise if noise else 0.0).log10().item(),
+            "evoked_snr_db": 10 * math.log10(signal / noise) if signal and noise else None,
             "class_share": share["class"].mean(0).max().item(),
             "accuracy": right.double().mean().item(),
             "chance": data.labels[tested].bincount().max().item() / len(tested),
@@ -173,3 +178,21 @@ def recording_facts(data: EEGDataset, trials: Tensor) -> dict[str, str]:
         "channels": f"{len(data.channels)}, positions: {data.montage or 'not known'}",
     }
     return facts
+
+
+def in_words(
+    data: EEGDataset, centres: Tensor, over_time: dict[str, Decoded], over_scalp: dict[str, Decoded]
+) -> list[str]:
+    """What both say, a sentence a feature; `centres` (window,) as `windows` gives them."""
+    said = []
+    for name, decoded in over_time.items():
+        moments, best = 1000 * centres, decoded.accuracy.argmax()
+        peak = f"at best {decoded.accuracy[best]:.1%}, at {moments[best]:.0f} ms (chance {decoded.chance:.1%})"
+        sure = moments[decoded.above]
+        when = f"above chance between {sure[0]:.0f} and {sure[-1]:.0f} ms" if len(sure) else "nowhere above chance"
+        counted = f"{int(decoded.above.sum())} of {len(moments)} windows"
+        sensors = over_scalp[name]
+        channel = data.channels[int(sensors.accuracy.argmax())]
+        where = f"{int(sensors.above.sum())} of {len(data.channels)} channels alone, {channel} best"
+        said.append(f"{name}: {when} ({counted}), {peak}; {where} with {sensors.accuracy.max():.1%}")
+    return said or ["No subject has both training and validation trials of two classes."]

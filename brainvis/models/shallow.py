@@ -14,7 +14,8 @@ class ShallowFBCSPNet(Encoder):
     """log mean (batch norm(spatial filters of temporal filters of x))^2, `filters` of both.
 
     `kernel` of the temporal filters, `pooling` and `stride` of the mean are in seconds: at the paper's 250 Hz they are
-    25, 75 and 15 samples.
+    25, 75 and 15 samples. Filters tell rhythms apart that differ by about 1 / `kernel` hertz. With `shorten`, all three
+    become shorter, alike, where a trial has no room for them.
     """
 
     def __init__(
@@ -28,9 +29,14 @@ class ShallowFBCSPNet(Encoder):
         pooling: float = 0.3,
         stride: float = 0.06,
         dropout: float = 0.5,
+        shorten: bool = False,
     ) -> None:
         super().__init__()
+        room = n_times / sfreq / (kernel + pooling) if shorten else 1.0
+        kernel, pooling, stride = (seconds * min(room, 1.0) for seconds in (kernel, pooling, stride))
         kernel, pooling, stride = (max(round(seconds * sfreq), 1) for seconds in (kernel, pooling, stride))
+        if shorten:  # by what rounding has added
+            pooling = max(min(pooling, n_times - kernel + 1), 1)
         if n_times < kernel + pooling - 1:
             needs = f"ShallowFBCSPNet needs {kernel + pooling - 1}: shorten its `kernel` or `pooling` (seconds)"
             raise ValueError(f"a trial of {n_times} samples at {sfreq} Hz is too short, {needs}")

@@ -21,6 +21,7 @@ from brainvis.plots import style
 from brainvis.plots.style import Pixels
 
 DPI, COLOURS = 100, 64  # of figures; fewer colours than a screen has make small files
+LARGE = 256  # pixels on a side: pictures are shrunk to that
 MOST = 2_000_000  # bytes of one output: pages of eight notebooks have to stay small
 # Shows what fits the choices, hides the rest: inline, so that an output needs no name of its own in the page.
 SCRIPT = """const all = this.closest('.choose'), at = {};
@@ -71,14 +72,16 @@ class Choice:
             chosen = dict(zip(self.controls, options, strict=True))
             if not any(at.items() <= chosen.items() for at in where):
                 raise ValueError(f"nothing is shown at {chosen}")
-        pictures = [_png(frame.picture) for frame in frames]
-        if (size := sum(map(len, pictures))) > MOST:
-            raise ValueError(f"{len(pictures)} pictures are {size:,} bytes; choose among fewer, {MOST:,} are allowed")
+        files = [_file(frame.picture) for frame in frames]
+        if (size := sum(map(len, files))) > MOST:
+            raise ValueError(f"{len(files)} pictures are {size:,} bytes; choose among fewer, {MOST:,} are allowed")
         first = {name: options[0] for name, options in self.controls.items()}
-        self.first = next(one for one, at in zip(pictures, where, strict=True) if at.items() <= first.items())
+        self.first = _png(
+            next(frame.picture for frame, at in zip(frames, where, strict=True) if at.items() <= first.items())
+        )
         heads = "".join(self._control(name, name in sliders) for name in self.controls)
         shown = "".join(
-            self._shown(frame, at, picture, side) for frame, at, picture in zip(frames, where, pictures, strict=True)
+            self._shown(frame, at, file, side) for frame, at, file in zip(frames, where, files, strict=True)
         )
         flow = "display:flex;flex-wrap:wrap;gap:12px;align-items:flex-end"
         self.html = f'<div class="choose"><div style="{flow}">{heads}</div><div style="{flow}">{shown}</div></div>'
@@ -106,14 +109,15 @@ class Choice:
         )
         return f'<label>{said} <input type="range" min="0" max="{len(options) - 1}" value="0" {act}> {stands}</label>'
 
-    def _shown(self, frame: Frame, at: Mapping[str, str], picture: bytes, side: int) -> str:
+    def _shown(self, frame: Frame, at: Mapping[str, str], file: bytes, side: int) -> str:
         names = list(self.controls)
         places = {str(names.index(name)): str(self.controls[name].index(option)) for name, option in at.items()}
         visible = all(place == "0" for place in places.values())
         of_pixels = not isinstance(frame.picture, Figure)
         look = f"width:{side}px;image-rendering:pixelated" if of_pixels else "max-width:100%"
         words = html.escape(style.words(frame.words, 200)) if frame.words else ""
-        source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        kind = "png" if file.startswith(b"\x89PNG") else "jpeg"
+        source = f"data:image/{kind};base64,{base64.b64encode(file).decode()}"
         image = f'<img alt="{words}" style="{look}" src="{source}">'
         beneath = f'<div style="font-size:85%;max-width:{max(side, 160)}px">{words}</div>' if words else ""
         return f"<div {_at(places, visible)}>{image}{beneath}</div>"
@@ -123,6 +127,16 @@ def _at(places: Mapping[str, str], visible: bool) -> str:
     """Attributes of what is shown at these places of the controls."""
     hidden = "" if visible else ' style="display:none"'
     return f'data-at="{html.escape(json.dumps(places))}"{hidden}'
+
+
+def _file(picture: Figure | Pixels) -> bytes:
+    """A picture as a small file: PNG, but JPEG for photographs, which PNG would make large."""
+    if isinstance(picture, Figure) or len(picture) <= LARGE // 2:
+        return _png(picture)
+    file, image = io.BytesIO(), Image.fromarray(np.asarray(picture))
+    image.thumbnail((LARGE, LARGE))
+    image.save(file, "jpeg", quality=85)
+    return file.getvalue()
 
 
 def _png(picture: Figure | Pixels) -> bytes:

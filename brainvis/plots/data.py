@@ -11,6 +11,7 @@ from scipy.signal import find_peaks
 from torch import Tensor
 
 from brainvis.data.dataset import EEGDataset
+from brainvis.evaluation.analysis import Successions
 from brainvis.evaluation.confounds import LEVEL, Audit
 from brainvis.plots import style
 from brainvis.plots.style import PALETTE, panels
@@ -136,21 +137,29 @@ def spectra_figure(hertz: Tensor, spectra: dict[str, Tensor], evoked: Tensor, av
     return figure
 
 
-def order_figure(data: EEGDataset, same: Tensor, expected: float, highest: Audit | None) -> Figure:
-    """Classes in the order of recording, and how often one follows itself: of all classes, see
-    `analysis.same_class_successions`, and of that where it is most often, beside exchanged labels."""
-    figure, (left, right) = panels(1, 2, width_ratios=(3, 1))
+def order_figure(data: EEGDataset, found: Successions) -> Figure:
+    """Classes in the order of recording, and how often each follows itself beside its own expectation."""
+    figure, (left, right) = panels(1, 2, width_ratios=(2, 1))
     own = data.subjects == data.subjects.min()
     left.scatter(data.order[own], data.labels[own], s=12, color=PALETTE[0])
     left.set(xlabel="place in the recording", ylabel="class", title=f"subject {int(data.subjects.min())}")
     if len(data.class_names) <= style.MANY:
         left.set_yticks(range(len(data.class_names)), [*map(style.words, data.class_names)])
-    bars = {"all classes": (same.nanmean().item(), expected)}
-    bars |= {"highest of all": (highest.value, highest.chance)} if highest else {}
-    right.bar(list(bars), [100 * value for value, _ in bars.values()], color=PALETTE[0], width=0.5)
-    for place, (_, chance) in enumerate(bars.values()):
-        style.chance_mark(right, place, 100 * chance)
-    right.set(ylabel="trials (%)", ylim=(0, 100), title="next has the same class\n(dashed: by chance)")
+    reach = [100 * (found.expected - found.low), 100 * (found.high - found.expected)]
+    places = range(len(data.class_names))
+    right.errorbar(
+        places,
+        100 * found.expected,
+        yerr=torch.stack(reach).clamp(min=0),
+        fmt="_",
+        color=style.COLOUR_OF["chance"],
+        label="in random order, 95 %",
+    )
+    right.scatter(places, 100 * found.share, s=14, color=PALETTE[0], zorder=3, label="as recorded")
+    if len(data.class_names) <= style.MANY:
+        right.set_xticks(places, [*map(style.words, data.class_names)], rotation=90)
+    right.set(xlabel="class", ylabel="trials (%)", ylim=(-3, 103), title="next has the same class")
+    right.legend()
     return figure
 
 

@@ -17,7 +17,8 @@ from brainvis.plots.style import COLOUR_OF, PALETTE, SEQUENTIAL, panels
 from brainvis.plots.training import curves
 from brainvis.training import History
 
-SCORES = {"top1": "top-1", "top3": "top-3", "top5": "top-5", "macro_f1": "macro F1"}
+SCORES = {"top1": "top-1", "top3": "top-3", "top5": "top-5", "balanced_accuracy": "balanced", "auc": "AUC"}
+SCORES |= {"macro_f1": "macro F1"}
 INTERVALS = "95 % intervals, chance dashed"
 
 
@@ -27,7 +28,8 @@ def comparison_figure(scores: dict[str, dict], differences: dict[str, dict]) -> 
     The p-values of these differences are one family, corrected by Holm.
     """
     figure, (left, right) = panels(1, 2, width_ratios=(2, 1))
-    style.estimates(left, scores, SCORES, scale=100)
+    there_are = {name: title for name, title in SCORES.items() if any(name in score for score in scores.values())}
+    style.estimates(left, scores, there_are, scale=100)
     left.set(ylabel="test trials (%)", ylim=(0, 103), title=INTERVALS)
     left.legend()
     colours = style.colours_of(scores)

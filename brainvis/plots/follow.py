@@ -4,7 +4,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -22,14 +21,15 @@ def unit(data: EEGDataset, trial: int = 0) -> str:
 
 
 def followed_trial(data: EEGDataset, among: Tensor, subject: int | None = None) -> int:
-    """The trial that all notebooks follow: of `among` (indices), those of `subject` alone, the first of the class in
-    the middle of those that there are. Nobody picks it, and it is the same whatever else a notebook does.
+    """The trial that all notebooks follow: of `among` (indices), and of `subject` where it has any of these, the first
+    trial of the class in the middle. Nobody picks it, and nothing else in a notebook changes it.
 
-    ValueError: there is no such trial.
+    ValueError: `among` is empty.
     """
-    own = among if subject is None else among[data.subjects[among] == subject]
-    if not len(own):
-        raise ValueError(f"none of these {len(among)} trials is of subject {subject}: there is none to follow")
+    if not len(among):
+        raise ValueError("there is no trial to follow: name at least one")
+    own = among[data.subjects[among] == subject]
+    own = own if len(own) else among
     present = data.labels[own].unique()  # ascending
     middle = present[len(present) // 2]
     return int(own[data.labels[own] == middle].min())
@@ -49,7 +49,7 @@ def spectrum_figure(hertz: Tensor, spectrum: Tensor, others: Tensor) -> Figure:
     channel): their mean over channels, and how each channel differs, in standard deviations over trials."""
     figure, (left, right) = panels(1, 2, height=2.9, width_ratios=(1, 1.2))
     over_channels = others.mean(2)  # (trial, frequency)
-    low, middle, high = over_channels.quantile(torch.tensor([0.05, 0.5, 0.95]), dim=0)
+    low, middle, high = np.quantile(over_channels, [0.05, 0.5, 0.95], axis=0)
     left.fill_between(hertz, low, high, color=COLOUR_OF["chance"], alpha=0.3, linewidth=0, label="90 % of the others")
     left.plot(hertz, middle, color=COLOUR_OF["chance"], label="their median")
     left.plot(hertz, spectrum.mean(1), color=COLOUR_OF["frequency"], label="this trial")
@@ -104,6 +104,14 @@ def text_state_figure(states: Mapping[str, Tensor], nearest: Mapping[str, Sequen
         axis.set_title(f"nearest {title}")
     bars[-1].set_xlabel("cosine with the predicted text embedding")
     return figure
+
+
+def nearest(cosines: Tensor, texts: Sequence[str], true: int, count: int = 5) -> list[tuple[str, float, bool]]:
+    """The texts with the highest cosines (text,), best first, and the true one behind them if it is not among them:
+    text, cosine, whether it is the true one."""
+    order = cosines.argsort(descending=True, stable=True)[:count].tolist()
+    order += [] if true in order else [true]
+    return [(texts[place], cosines[place].item(), place == true) for place in order]
 
 
 def verdict_figure(pictures: Mapping[str, Pixels], words: Mapping[str, str], true: str) -> Figure:

@@ -31,6 +31,8 @@ def time_resolved_figure(
     data: EEGDataset, centres: Tensor, over_time: Mapping[str, Decoded], over_scalp: Mapping[str, Decoded]
 ) -> Figure:
     """Accuracy in each window after onset, and of each channel: a map where positions are known, else the best ones."""
+    if not over_time:
+        return style.empty_figure("No subject has both training and validation trials of two classes.")
     figure, axes = panels(1, 1 + len(over_scalp), height=3.0, width_ratios=(2.4, *[1] * len(over_scalp)))
     left, moments = axes[0], 1000 * centres.numpy()
     for name, decoded in over_time.items():
@@ -64,12 +66,14 @@ def time_resolved_figure(
 def quality_figure(quality: Mapping[int, Mapping[str, float]]) -> Figure:
     """Whose EEG tells the class: accuracy of each subject against the signal-to-noise ratio of the evoked response and
     the share of the variance that the class explains (`time_resolved.subject_quality`)."""
+    if not quality:
+        return style.empty_figure("No subject has both training and validation trials of two classes.")
     figure, axes = panels(1, 2, height=2.9, sharey=True)
     columns = {"evoked_snr_db": ("signal-to-noise ratio, evoked (dB)", 1)}
     columns["class_share"] = ("variance explained by the class, at its peak (%)", 100)
     for axis, (name, (label, scale)) in zip(axes, columns.items(), strict=True):
         for subject, of in quality.items():
-            if np.isfinite(of[name]):
+            if of[name] is not None:
                 spread = (of["accuracy"] * (1 - of["accuracy"]) / of["validation_trials"]) ** 0.5
                 look = {"fmt": "o", "color": COLOUR_OF["time"], "capsize": 2}
                 axis.errorbar(scale * of[name], 100 * of["accuracy"], yerr=100 * spread, **look)
@@ -106,7 +110,7 @@ def moving_average_figure(momentum: float, steps: int, tokens: Tensor, most: int
 
 def line_figure(geometry: Mapping[str, Sequence[float]], cosine: float) -> Figure:
     """The straight line from the embedding of the class name to that of the caption: cosines with both ends and length
-    along it (`sweeps.line_geometry`); `cosine` is that between the ends."""
+    along it (`text_line.line_geometry`); `cosine` is that between the ends."""
     figure, axis = panels(height=2.6, width=6)
     looks = {"cosine_coarse": ("cosine with the class name", "o-", PALETTE[0])}
     looks["cosine_fine"] = ("cosine with the caption", "s-", PALETTE[1])
@@ -125,7 +129,7 @@ def sweep_figure(
     """A row a trial, a column a setting -> pictures (trial, height, width, 3); a frame where the judge sees the class
     that was shown: `hits` of the same settings, (trial,)."""
     size, columns = 0.85, 1 + len(pictures)
-    figure, axes = panels(len(truth), columns, width=size * columns + 1.2, height=size * len(truth) + 0.5,
+    figure, axes = panels(len(truth), columns, width=size * columns + 1.2, height=size * len(truth) + 0.8,
                           squeeze=False, subplot_kw=style.PLAIN)  # fmt: skip
     for row, of_trial in enumerate(axes):
         of_trial[0].imshow(truth[row])
@@ -137,5 +141,5 @@ def sweep_figure(
                 axis.set_frame_on(True)
                 axis.spines[:].set(visible=True, color=PALETTE[0], linewidth=2)
     for axis, head in zip(axes[0], ["shown", *pictures], strict=True):
-        axis.set_title(style.words(head, 20), loc="center", fontsize=7.5)
+        axis.set_title("\n".join(textwrap.wrap(style.words(head, 50), 13)), loc="center", fontsize=7)
     return figure

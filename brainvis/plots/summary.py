@@ -9,23 +9,26 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from brainvis.configuration import ABLATIONS
+from brainvis.evaluation.baselines import SHORT
 from brainvis.evaluation.comparisons import LEVEL, corrected_p
 from brainvis.plots import style
 from brainvis.plots.style import WIDTH, Pixels, empty_figure, panels
 
 COLOURS_OF_MEASURES = {"CA top-1": "fused", "GA": "refined"}
+TITLES = {"top1": "top-1", "top5": "top-5", "balanced_accuracy": "balanced accuracy"}
 KEYS = ("value", "low", "high")
 SUBJECTS, MARKERS = [style.PALETTE[number] for number in (0, 3, 4, 5, 9, 7)], "os^Dv"
 # Of scores of the fusion stage: what stands beneath them, in this order; other branches go after the first two.
 FEATURES = {"time": "time branch", "frequency": "frequency branch", "late": "late fusion", "fused": "BrainVis"}
-FEATURES |= {"linear": "linear baseline"}
+FEATURES |= {f"baselines.{name}": words for name, words in SHORT.items()}
 PICTURES_OF = {"semantic": "semantic stage alone", "refined": "after refinement"}
 
 
 def classification_figure(
     scores: pd.DataFrame, trials: Mapping[int, int], of_seeds: pd.DataFrame | None = None
 ) -> Figure:
-    """Top-1 and top-5 accuracy of each branch, of late fusion, of BrainVis and of the baselines; a line a subject.
+    """Top-1 and top-5 accuracy (where that says nothing, balanced accuracy) of each branch, of late fusion, of BrainVis
+    and of the baselines; a line a subject.
 
     `trials`: subject -> its test trials. `of_seeds`: the same scores of each seed, which get small points of their own.
     """
@@ -39,7 +42,8 @@ def classification_figure(
     features = sorted(found, key=order.__getitem__)
     subjects = sorted(scores["subject"].unique())
     figure, axes = panels(1, 2, height=3.4, sharey=True)
-    for axis, top in zip(axes, ("top1", "top5"), strict=True):
+    second = "top5" if (scores["score"] == "fused.top5").any() else "balanced_accuracy"
+    for axis, top in zip(axes, ("top1", second), strict=True):
         by_feature = {feature: _by(scores, "subject", f"{feature}.{top}") for feature in features}
         for number, subject in enumerate(subjects):
             points = [(place, by_feature[name].get(subject)) for place, name in enumerate(features)]
@@ -57,8 +61,8 @@ def classification_figure(
         style.chance_line(axis, chance, label=f"chance ({chance / 100:.3f})")
         names = [FEATURES.get(name, style.words(name, 14)) for name in features]
         axis.set_xticks(range(len(features)), names, rotation=30, ha="right")
-        axis.set(title=top.replace("p", "p-"), ylim=(0, 102))
-        axis.legend(loc="best" if top == "top5" else "upper left")
+        axis.set(title=TITLES[top], ylim=(0, 102))
+        axis.legend(loc="upper left" if top == "top1" else "best")
     axes[0].set_ylabel("test trials named correctly (%)")
     return figure
 

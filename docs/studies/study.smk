@@ -126,3 +126,15 @@ rule table_part:
         seed="[0-9]+",
     shell:
         "{params.python:q} {params.script:q} run {wildcards.part:q} {wildcards.seed} {params.folder:q}"
+
+
+# A study of its own, run by another snakemake: stages 01 to 04 of three seeds on permuted labels.
+rule permuted_study:
+    output:
+        figures_folder() / "study" / "permuted.json",
+    params:
+        python=sys.executable,
+        script=os.path.join(workflow.basedir, "docs", "studies", "permuted_labels.py"),
+    threads: workflow.cores
+    shell:
+        "{params.python:q} {params.script:q} {output:q} --cores {threads}"

@@ -37,7 +37,7 @@ from brainvis.study.product import made_with
 from brainvis.training import fit, predict
 
 PLAN = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
-PREFIXES = ("test.", "fused.", "late.", "linear.", "time.", "frequency.", "retrieval.", "semantic.", "refined.")
+PREFIXES = ("test.", "fused.", "late.", "baselines.", "time.", "frequency.", "retrieval.", "semantic.", "refined.")
 EPOCHS_TIMED = 2
 COLUMNS = ["row", "measure", "value", "low", "high", "p", "p_holm"]
 COLUMNS += ["deviation", "chance", "of_seeds", "subjects", "trials"]

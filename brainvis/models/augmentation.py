@@ -1,0 +1,23 @@
+"""Augmentation of training trials: moved a little in time, without some of their channels."""
+
+import torch
+from torch import Tensor
+
+
+def augmented(trials: Tensor, time_shift: float = 0.0, channel_dropout: float = 0.0) -> Tensor:
+    """Trials (b, channel, time), each moved in time and without some of its channels; unchanged where both are 0.
+
+    Args:
+        time_shift: the most that a trial is moved to either side, as a share of its length; what leaves at one end
+            comes in at the other.
+        channel_dropout: probability that a channel of a trial is set to zero; the others are scaled up, as in dropout.
+    """
+    b, channels, samples = trials.shape
+    if reach := round(time_shift * samples):
+        by = torch.randint(-reach, reach + 1, (b, 1), device=trials.device)
+        places = (torch.arange(samples, device=trials.device) + by) % samples  # (b, time)
+        trials = trials.gather(2, places[:, None].expand(-1, channels, -1))
+    if channel_dropout:
+        kept = torch.rand(b, channels, 1, device=trials.device) >= channel_dropout
+        trials = trials * kept / (1 - channel_dropout)
+    return trials
