@@ -56,7 +56,7 @@ def test_what_is_not_shown_is_not_said():
 
 def test_the_table_goes_between_the_marks_of_the_readme(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    readme.write_text("before\n<!-- results -->\nstale words\n<!-- /results -->\nafter\n")
     with pytest.raises(BrainvisError, match="headlines.md is missing"):
         headlines.write_into(readme, tmp_path)
     (tmp_path / headlines.FILE).write_text(headlines.as_markdown(rows()))
@@ -64,7 +64,7 @@ def test_the_table_goes_between_the_marks_of_the_readme(tmp_path):
         headlines.write_into(readme, tmp_path)
     text = readme.read_text()
     assert text.startswith("before\n<!-- results -->\n|  | subject 1 |") and text.endswith("<!-- /results -->\nafter\n")
-    assert "old" not in text and text.count("docs/notebooks/06_generation.md") == 2
+    assert "stale words" not in text and text.count("docs/notebooks/06_generation.md") == 2
     assert all(line.count(" | ") == 4 for line in text.splitlines() if line.startswith("| "))
     assert "subject 2: .600 [.550, .650]" in headlines.as_plain(rows())
     readme.write_text("no marks")
