@@ -17,7 +17,7 @@ GRID = ["dataset=recordings", "preset=smoke", "subjects=[4]", "ablations=[full]"
 
 
 def write_recordings(folder):
-    """Two sessions of one person who sees twelve pictures of the phantom, twice in each; each is an event of its own."""
+    """Two sessions of one person who sees twelve pictures of the phantom, twice in each, each an event of its own."""
     rng, phantom = np.random.default_rng(0), Phantom(subjects=1, classes=CLASSES, images_per_class=4)
     session = plan_session(phantom, rng)
     for image, stimulus in zip(session.image_ids, session.stimuli, strict=True):

@@ -360,10 +360,10 @@ def test_runs_of_other_code_are_accepted_by_hand_and_it_is_recorded():
 
 def test_a_branch_of_braindecode_is_refused_at_once_where_that_is_not_installed(tmp_path, monkeypatch):
     file = preset_file(tmp_path, "start: demo\nfusion: {branches: [braindecode.EEGConformer]}")
-    monkeypatch.setattr("brainvis.graph.find_spec", lambda name: None)
+    monkeypatch.setattr("brainvis.models.find_spec", lambda name: None)
     with pytest.raises(StudyError, match="needs braindecode, which is not installed"):
         Study(preset=file)
-    monkeypatch.setattr("brainvis.graph.find_spec", lambda name: object())
+    monkeypatch.setattr("brainvis.models.find_spec", lambda name: object())
     assert Study(preset=file).stages[1] == "braindecode.EEGConformer_branch"
 
 

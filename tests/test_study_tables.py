@@ -35,7 +35,10 @@ def made_up(stage, subject, rng):
         kinds, paths = ("semantic", "refined"), (*PICTURES, "pixel_correlation")
         trials = {f"{kind}.generation_accuracy": np.round(rng.random(12), 4).tolist() for kind in kinds}
     else:
-        kinds, paths = ("fused", "time", "frequency", "late", "baselines.band_power") if stage == "fusion" else ("test",), TOPS
+        kinds, paths = (
+            ("fused", "time", "frequency", "late", "baselines.band_power") if stage == "fusion" else ("test",),
+            TOPS,
+        )
         trials = {f"{kind}.top1": rng.integers(0, 2, 12).tolist() for kind in kinds if kind != "baselines.band_power"}
     scores = {f"{kind}.{path}": rng.random() for kind in kinds for path in paths}
     made |= {"scores": scores, "chance": dict.fromkeys(trials, 0.25), "trials": trials}
