@@ -395,3 +395,11 @@ def test_a_plan_looks_at_each_thing_once_and_the_next_plan_looks_again(monkeypat
     third = planned()
     changed = {run for run in second if second[run] != third[run]}
     assert {Path(run).name for run in changed} == {"fusion", "alignment", "generation", "ablations", "figures"}
+
+
+def test_pictures_are_recorded_from_folders_of_any_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path))
+    folder = Study().pictures / "between_0.25"
+    folder.mkdir(parents=True)
+    (folder / "trial-1.png").write_bytes(b"a picture")
+    assert [*Study().save("generation", {})["files"]] == ["pictures/between_0.25/trial-1.png"]
