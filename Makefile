@@ -1,5 +1,6 @@
 # make reproduce   run the whole default study, print its results table
 # make test        all tests (`make test ARGS="-k study"` for some)
+# make share       pages of all runs that open without a server: papermill_runs/share, and one zip beside it
 # make lab         JupyterLab in notebooks/
 # make benchmark   how fast it is, against the obvious way and this machine's ceiling (`ARGS="steps --size paper"`, ARGS=--help)
 # make lock        write requirements.lock anew after requirements.txt changed (`make lock ARGS=--upgrade`: newest of all)
@@ -11,19 +12,30 @@ PYTHON ?= python3
 CORES ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test lab benchmark kills cluster lock audit clean
+.PHONY: reproduce test share lab benchmark kills cluster lock audit clean
 
-# Snakemake keeps its books here, or in BRAINVIS_RUNS if the checkout is read-only.
+# Runs say themselves what is done and what is left. Snakemake is quiet; it keeps its books, a log among them, here, or in
+# BRAINVIS_RUNS if the checkout is read-only.
 reproduce: .venv/installed
 	@started=$$(date +%s); where=.; test -w . || \
 	where="$${BRAINVIS_RUNS:?this checkout is read-only: name a folder that can be written in BRAINVIS_RUNS}"; \
-	python -m snakemake table --directory "$$where" --cores $(CORES) --quiet rules host $(ARGS) && \
+	python -m snakemake table --directory "$$where" --cores $(CORES) --quiet all $(ARGS) || \
+	{ echo "Stopped. The error is above, or in the newest file in $$where/.snakemake/log." >&2; exit 1; }; \
 	echo && echo "Done in $$(( ($$(date +%s) - started) / 60 )) minutes." && \
 	echo "Figures and tables: $${BRAINVIS_FIGURES:-figures}/   Executed notebooks: $${BRAINVIS_RUNS:-papermill_runs}/"
 
 # Modules, not their scripts: in a folder with a space, pip writes scripts in which the shell reads a $ of its name.
 test: .venv/installed
 	python -m ruff check . && python -m ruff format --check . && python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Snakemake's report names the commit of the workflow and shows its graph; all that it loads is in its folder.
+share: .venv/installed
+	@runs="$${BRAINVIS_RUNS:-papermill_runs}"; mkdir -p "$$runs/share" && \
+	python -m snakemake pages --forcerun pages --cores $(CORES) --quiet all $(ARGS) && \
+	python -m snakemake pages --report "$$runs/share/report.zip" --quiet all $(ARGS) && \
+	cd "$$runs/share" && rm -rf report && python -m zipfile -e report.zip . && rm report.zip && cd .. && \
+	python -c 'import shutil; shutil.make_archive("share", "zip", ".", "share")' && \
+	echo "Open $$runs/share/index.html, or send $$runs/share.zip"
 
 lab: .venv/installed
 	python -m jupyterlab --notebook-dir=notebooks

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from brainvis.configuration import ABLATIONS
-from brainvis.files import BrainvisError, resolve
+from brainvis.files import BrainvisError, resolve, runs_folder
 from brainvis.files.once import unchanging
 from brainvis.files.running import STARTED
 from brainvis.files.warm import WARM, start
@@ -57,7 +57,7 @@ def planned():
     with unchanging():
         whole, some = of_seed(first, ablations), listed("seeds_ablations", *ablations)
         others = [choice for seed in later for choice in of_seed(seed, some)]
-        return plan(whole, others, given.get("seeds_until", "generation")), str(whole[0].figures / "results.md")
+        return plan(whole, others, given.get("seeds_until", "generation")), str(whole[0].figures / "headlines.txt")
 
 
 # On a cluster every job reads this file again: it takes the plan of the study that sent it, and the time of its start.
@@ -115,7 +115,7 @@ rule all:
         [job.done for job in JOBS.values()],
 
 
-# Has no output, so that it prints the table of this study whether or not anything had to run.
+# Has no output, so that it prints what this study says whether or not anything had to run.
 rule table:
     localrule: True
     input:
@@ -124,6 +124,26 @@ rule table:
         table=lambda wildcards: TABLE,
     shell:
         "cat {params.table:q}"
+
+
+# Every executed notebook as a page, for `make share` and for Snakemake's report.
+rule pages:
+    localrule: True
+    input:
+        [job.done for job in JOBS.values()],
+    output:
+        report(
+            directory(runs_folder() / "share" / "pages"),
+            patterns=["{study}--{who}--{ablation}--{stage}.html"],
+            category="{stage}",
+            labels={"study": "{study}", "subject": "{who}", "ablation": "{ablation}"},
+            caption="docs/pages.rst",
+        ),
+    params:
+        python=sys.executable,
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "{params.python:q} -m brainvis pages {params.folder:q}"
 
 
 # One rule a notebook: its runs are counted under its name. What Snakemake looks for is an empty file that is named after

@@ -1,4 +1,4 @@
-"""`python -m brainvis check | caption | original | accept | trace | run`: what is done around the notebooks."""
+"""`python -m brainvis COMMAND`: what is done around the notebooks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from brainvis.data import DATASETS
-from brainvis.evaluation.needs import as_text, can_start, check
-from brainvis.files import BrainvisError
+from brainvis.evaluation.needs import as_text, can_start, check, command
+from brainvis.files import ROOT, BrainvisError, figures_folder
 from brainvis.generation.captioners import CAPTIONER, SMALL_CAPTIONER
 from brainvis.graph import Choice
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=_caption)
 
     command = commands.add_parser("original", help="load the checkpoints that the authors send into a study")
-    command.add_argument("files", nargs="+", metavar="FILE", type=Path, help="the authors' files; see README")
+    command.add_argument("files", nargs="+", metavar="FILE", type=Path, help="the authors' files; see docs/real_data.md")
     _add_choice(command, dataset="eegcvpr40", subject=None, preset="paper", protocol="paper", backbone="sd15")
     command.set_defaults(run=_original)
 
@@ -48,6 +48,15 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("trace", help="where each number or picture of a figure or table comes from")
     command.add_argument("file", type=Path, metavar="FILE", help="such as figures/classification.png")
     command.set_defaults(run=_trace)
+
+    command = commands.add_parser("pages", help="every executed notebook as a page, and an index of the runs")
+    command.add_argument("folder", type=Path, metavar="FOLDER")
+    command.add_argument("--markdown", action="store_true", help="the notebooks of one study alone, as Markdown")
+    _add_choice(command)
+    command.set_defaults(run=_pages)
+
+    command = commands.add_parser("readme", help="put the results of the default study into the README")
+    command.set_defaults(run=_readme)
 
     command = commands.add_parser("run", help="run one notebook as snakemake does: alone in its folder, whoever asks")
     command.add_argument("notebook", type=Path, metavar="NOTEBOOK")
@@ -87,17 +96,14 @@ def _check(chosen: argparse.Namespace) -> int:
         count, wrong = deep_check(chosen.dataset, chosen.backbone)
         print("\n".join(wrong) or f"All {count} runs, files of data and files of weights are what was written.")
         return int(bool(wrong))
-    items = check(chosen.dataset, chosen.backbone)
+    items = check(chosen.dataset, chosen.backbone, opened=True)
     print(f"What dataset={chosen.dataset} backbone={chosen.backbone} needs (another choice: --dataset, --backbone)\n")
     print(as_text(items), end="\n\n")
     lacking = {need: [i.what for i in items if i.need == need and i.state != "found"] for need in ("needed", "useful")}
     if lacking["useful"]:
         print(f"{len(lacking['useful'])} useful things are missing: what needs them is left out, and said.")
     if can_start(items):
-        changed = [f"{name}={getattr(chosen, name)}" for name in ("dataset", "backbone")]
-        changed = [choice for choice in changed if not choice.endswith("=phantom")]
-        options = f" ARGS='--config {' '.join(changed)} preset=paper'" if changed else ""
-        print(f"This run can start: make reproduce{options}")
+        print(f"This run can start: {command(chosen.dataset, chosen.backbone)}")
         return 0
     print(f"This run cannot start without {' and '.join(lacking['needed'])}.")
     return 1
@@ -126,6 +132,23 @@ def _trace(chosen: argparse.Namespace) -> int:
     from brainvis.evaluation.publication import trace
 
     print("\n".join(trace(chosen.file)))
+    return 0
+
+
+def _pages(chosen: argparse.Namespace) -> int:
+    from brainvis.evaluation.pages import write_markdown, write_pages
+
+    if chosen.markdown:
+        print("\n".join(write_markdown(_study(chosen), chosen.folder)))
+    else:
+        print(f"{write_pages(chosen.folder)} notebooks: open {chosen.folder / 'index.html'}")
+    return 0
+
+
+def _readme(chosen: argparse.Namespace) -> int:
+    from brainvis.evaluation.headlines import write_into
+
+    write_into(ROOT / "README.md", figures_folder())
     return 0
 
 

@@ -69,7 +69,8 @@ PROTOCOLS = {
 # What computes no result: bookkeeping, words and pictures. The configuration's values are part of the fingerprint.
 NO_RESULTS = tuple(
     f"brainvis.{name}"
-    for name in ("__main__", "configuration", "graph", "study", "plots", "evaluation.needs", "evaluation.report")
+    for name in ("__main__", "configuration", "graph", "study", "plots")
+    + tuple(f"evaluation.{name}" for name in ("needs", "report", "publication", "pages", "headlines"))
 )
 
 
@@ -289,7 +290,7 @@ class Choice:
 
     def command(self, stage: str) -> str:
         """The papermill command that makes the run of `stage`."""
-        notebook, folder = _notebook(stage), shlex.quote(self.readable(stage))
+        notebook, folder = notebook_of(stage), shlex.quote(self.readable(stage))
         command = f"mkdir -p {folder} && papermill notebooks/{notebook}.ipynb {folder}/{notebook}.ipynb"
         return f"{command} {self.parameters(stage)}".rstrip()
 
@@ -336,10 +337,11 @@ def plan(choices: Sequence[Choice], others: Sequence[Choice] = (), until: str = 
 
 
 def _job(choice: Choice, stage: str, sources: tuple[str, ...], fingerprint: str) -> Job:
-    return Job(stage, _notebook(stage), choice.parameters(stage), choice.readable(stage), sources, fingerprint)
+    return Job(stage, notebook_of(stage), choice.parameters(stage), choice.readable(stage), sources, fingerprint)
 
 
-def _notebook(stage: str) -> str:
+def notebook_of(stage: str) -> str:
+    """The name of the notebook that makes a stage."""
     return SUMMARIES.get(stage) or stage_named(stage).notebook
 
 

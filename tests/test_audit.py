@@ -136,3 +136,10 @@ def test_quick_enough(flat):
     start = time.process_time()
     assert len(identical_trials(data)) == int(flat)
     assert time.process_time() - start < 2
+
+
+def test_no_trial_is_missing_where_every_picture_is_shown_once(tmp_path):
+    data = make(tmp_path)
+    once = data.select(torch.arange(18)[data.images % len(data.subjects.unique()) == data.subjects - 1])
+    assert len(once.subjects.unique()) > 1 and missing_trials(once) == []
+    assert audit(once).counts["missing_trials"] == audit(once).counts["pictures_not_for_all"] == 0

@@ -9,7 +9,13 @@ from scipy.stats import binomtest
 from brainvis.configuration import Phantom
 from brainvis.phantom.recording import write_phantom
 
-GRID = ["dataset=eegcvpr40", "subjects=[1]", "ablations=[full]", "seeds=[0]"]
+# `demo`, whose trainings on labels, pictures and captions are as long as ever; what sees none of them, or only decides
+# how good a picture looks, is shorter.
+PRESET = """
+start: demo
+time: {pretraining: {epochs: 5}}
+generation: {samples: 1, semantic_steps: 8, refinement_steps: 8, controls: 1}
+"""
 NOISE = Phantom(subjects=2, images_per_class=6, signal=0.0)  # pictures and noise as ever, but no response
 
 
@@ -18,11 +24,15 @@ def study(tmp_path_factory):
     """The default study on files of EEGCVPR40's format, through snakemake, up to the pictures."""
     world = World(tmp_path_factory.mktemp("noise"))
     write_phantom(world.folder / "data" / "eegcvpr40", NOISE, seed=0)
-    answer = world.snakemake("--until", "06_generation", grid=GRID)
+    (world.folder / "small.yml").write_text(PRESET)
+    grid = ["dataset=eegcvpr40", f"preset={world.folder / 'small.yml'}"]
+    grid += ["subjects=[1]", "ablations=[full]", "seeds=[0]"]
+    answer = world.snakemake("--until", "06_generation", grid=grid)
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
     def metrics(stage: str, who: str = "sub-all") -> dict:
-        return json.loads((world.runs / "eegcvpr40" / who / "full" / stage / "results.json").read_text())["metrics"]
+        file = world.runs / "eegcvpr40_small" / who / "full" / stage / "results.json"
+        return json.loads(file.read_text())["metrics"]
 
     return metrics
 

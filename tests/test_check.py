@@ -3,13 +3,18 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from helpers import formats
 from helpers.tiny_backbone import write_backbone
+from safetensors.numpy import save_file
 
 from brainvis.__main__ import main
 from brainvis.data import DATASETS, DatasetError
@@ -94,8 +99,9 @@ def test_what_is_put_in_its_place_is_found(empty_machine):
 
 def test_pictures_and_captions_that_are_lacking_are_counted(empty_machine):
     folder = empty_machine / "eegcvpr40"
-    header = json.dumps({"__metadata__": {"images": json.dumps(["n1_1", "n1_2", "n1_3"])}}).encode()
-    put(folder / "eeg_5_95_std.samples20-460.safetensors", len(header).to_bytes(8, "little") + header)
+    about = json.dumps({"images": ["n1_1", "n1_2", "n1_3"], "labels": ["n02389026"]}).encode()
+    folder.mkdir(parents=True)
+    save_file({"about": np.frombuffer(about, np.uint8)}, folder / "eeg_5_95_std.trials.safetensors")
     put(folder / "captions.json", b'{"n1_2": "a horse"}')
     put(folder / "image" / "n1" / "n1_3.JPEG")
     (item,) = [item for item in check("eegcvpr40") if item.what == "EEGCVPR40: 1,996 pictures"]
@@ -178,3 +184,95 @@ def test_data_sets_and_generators_of_ones_own_stand_in_the_table(monkeypatch):
     assert state(items, "judge: CLIP") == ("useful", "missing")
     monkeypatch.setattr(toy, "fingerprint", nowhere)
     assert state(check("toy"), "data set: toy") == ("needed", "WRONG") and "broken" in as_text(check("toy"))
+
+
+# Data that are opened
+
+
+def published(folder, subjects=(8, 12), length=200, labels=("cat", "dog"), images=()):
+    """Data of one's own in EEGCVPR40's format: other subjects, lengths, names; no pictures, unless named."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = {"image": 0} if images else {}
+    trials = [
+        {"eeg": torch.randn(4, length), "label": trial % 2, "subject": subject} | shown
+        for subject in subjects
+        for trial in range(12)
+    ]
+    torch.save({"dataset": trials, "labels": list(labels), "images": list(images)}, folder / "eeg_5_95_std.pth")
+    parts = {"train": range(8), "val": range(8, 10), "test": range(10, 12)}
+    split = {
+        part: [12 * person + trial for person in range(len(subjects)) for trial in own] for part, own in parts.items()
+    }
+    torch.save({"splits": [split]}, folder / "block_splits_by_image_all.pth")
+    (folder / "eegcvpr40.yml").write_text("sampling_rate: 250\n")
+
+
+def used(said: str) -> str:
+    """What a run needs or can use, of all that `check` says."""
+    return said.partition("For other runs")[0]
+
+
+def test_data_of_other_people_without_pictures_can_start(empty_machine, capsys):
+    published(empty_machine / "eegcvpr40")
+    assert main(["check", "--dataset", "eegcvpr40"]) == 0
+    said = capsys.readouterr().out
+    assert "'subjects=[8,12]'" in said and "ILSVRC" not in said and "captions" not in said and "judge" not in used(said)
+
+
+def test_pictures_of_ones_own_are_not_imagenets(empty_machine, capsys):
+    published(empty_machine / "eegcvpr40", images=["cat_1", "dog_1"])
+    assert main(["check", "--dataset", "eegcvpr40"]) == 0
+    said = capsys.readouterr().out
+    assert "EEGCVPR40: 2 pictures" in said and "ILSVRC" not in said and "1,996" not in said
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("window: [0, 300]", "the window 0:300 needs 300"), ("channels: [Oz]", "names 1 channels, but the trials have 4"),
+     ("split_index: 1", "no split 1"), ("montage: biosemi64", "montage biosemi64 has no place for EEG001")],
+)  # fmt: skip
+def test_what_does_not_load_cannot_start(setting, words, empty_machine, capsys):
+    published(empty_machine / "eegcvpr40")
+    (empty_machine / "eegcvpr40" / "eegcvpr40.yml").write_text(setting)
+    assert main(["check", "--dataset", "eegcvpr40"]) == 1
+    said = capsys.readouterr().out
+    assert words in said and "WRONG" in said and "cannot start without" in said
+
+
+def recorded(folder, classes="{1: rest, 2: tap}"):
+    rng = np.random.default_rng(0)
+    for subject in (8, 12):
+        (folder / f"S{subject}").mkdir(parents=True)
+        events = [(100 * trial + 50, str(trial % 2 + 1)) for trial in range(12)]
+        formats.fif(folder / f"S{subject}" / "a", rng.normal(0, 1e-5, (2, 1300)), 100.0, ["Oz", "O1"], events)
+    (folder / "recordings.yml").write_text(f"window: [0.0, 0.9]\nfilter: [4, 40]\nclasses: {classes}\n")
+
+
+def test_recordings_can_start_with_the_command_that_is_said(empty_machine, capsys):
+    folder = empty_machine / "recordings"
+    recorded(folder)
+    (folder / "S8" / "b-eve.fif").write_bytes(b"events")
+    assert main(["check", "--dataset", "recordings"]) == 0
+    said = capsys.readouterr().out
+    assert "b-eve.fif belongs to no recording" in said and "1 useful things are missing" in said
+    (arguments,) = re.findall(r'make reproduce ARGS="(.*)"', said)
+    snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--quiet", "--directory"]
+    environment = os.environ | {"BRAINVIS_RUNS": str(empty_machine / "runs"), "PYTHONPATH": str(ROOT)}
+    asked = [*snakemake, str(empty_machine), *shlex.split(arguments)]
+    done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_recordings_without_their_events_cannot_start(empty_machine, capsys):
+    recorded(empty_machine / "recordings", "{1: rest, 3: tap}")
+    assert main(["check", "--dataset", "recordings"]) == 1
+    assert "no recording has the event 3" in capsys.readouterr().out
+
+
+def test_a_bids_data_set_needs_no_settings(empty_machine, capsys):
+    events = [(100 * trial + 50, ("face", "house")[trial % 2]) for trial in range(12)]
+    volts = np.random.default_rng(0).normal(0, 1e-5, (2, 1300))
+    formats.bids(empty_machine / "recordings", volts, 100.0, ["Oz", "O1"], events, lasting=0.5)
+    assert main(["check", "--dataset", "recordings"]) == 0
+    said = capsys.readouterr().out
+    assert "1 files of a BIDS data set" in said and "recordings_example" not in said and "'subjects=[1]'" in said

@@ -356,3 +356,64 @@ def test_fingerprint_needs_no_torch(tmp_path):
         [sys.executable, "-c", code, tmp_path], check=True, capture_output=True, text=True, cwd=ROOT
     )
     assert answer.stdout.strip() == load(tmp_path).fingerprint
+
+
+# Other data in the same format
+
+
+def other(folder: Path, length: int = 200, **trial) -> Path:
+    """Trials of subjects 7 to 9, each of its own length, which is about `length`."""
+    trials = [
+        {**record, "subject": subject, "eeg": record["eeg"][:, : length + number % 3], **trial}
+        for subject in (7, 8, 9)
+        for number, record in enumerate(records(1))
+    ]
+    return write(folder, trials)
+
+
+def test_subjects_are_those_of_the_file(tmp_path):
+    subjects = DATASETS["eegcvpr40"].subjects
+    assert subjects(tmp_path, Configuration()) == (1, 2, 3, 4, 5, 6)  # published, until the file is there
+    assert subjects(other(tmp_path), Configuration()) == (7, 8, 9)
+    assert load(tmp_path).of_subject(9).subjects.unique().tolist() == [9]
+
+
+def test_subjects_are_asked_of_an_unchanged_file_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("brainvis.files.checksums.SETTLED", -1.0)  # files may be as young as they like
+    assert DATASETS["eegcvpr40"].subjects(other(tmp_path), Configuration()) == (7, 8, 9)
+    monkeypatch.setattr(eegcvpr40, "subjects_of", lambda source: pytest.fail("asked again"))
+    assert DATASETS["eegcvpr40"].subjects(tmp_path, Configuration()) == (7, 8, 9)
+
+
+def test_sampling_rate_channels_and_montage_are_settings(tmp_path):
+    (other(tmp_path) / "eegcvpr40.yml").write_text(
+        "sampling_rate: 250\nchannels: [Oz, O1, O2, Pz]\nmontage: colin27_1020\nwindow: [25, 150]\n"
+    )
+    data = load(tmp_path)
+    assert data.sampling_rate == 250 and data.start == 0.1 and data.times[-1].item() == pytest.approx(0.596)
+    assert data.channels == ("Oz", "O1", "O2", "Pz") and data.montage == "colin27_1020"
+    for fault, words in (
+        ({"channels": ["Oz", "O1"]}, "names 2 channels, but the trials have 4"),
+        ({"channels": ["Oz", "O1", "O2", "P?"]}, "montage colin27_1020 has no place for P?"),
+        ({"montage": "mine"}, "montage is 'mine'; it needs one of fsaverage_1005"),
+        ({"sampling_rate": 0}, "sampling_rate is 0; it needs a positive number in hertz"),
+    ):
+        with pytest.raises(DatasetError, match=words.replace("?", r"\?")):
+            load(tmp_path, **fault)
+
+
+@pytest.mark.parametrize("length", [64, 200, 900])
+def test_trials_of_other_lengths_need_no_settings(tmp_path, length):
+    write(tmp_path, [record | {"eeg": eeg(1, 0, length + place % 3)} for place, record in enumerate(records())])
+    data = load(tmp_path)
+    assert data.trials.shape == (24, CHANNELS, length) and data.start == 0
+    assert any(f"Samples 0 to {length} of each trial are kept" in note for note in data.notes)
+
+
+def test_files_without_pictures(tmp_path):
+    trials = [{key: value for key, value in record.items() if key != "image"} for record in records()]
+    write(tmp_path, trials)
+    content = torch.load(tmp_path / EEG_FILES["5_95"], weights_only=True)
+    torch.save(content | {"images": []}, tmp_path / EEG_FILES["5_95"])
+    data = load(tmp_path)
+    assert (data.images == -1).all() and not data.image_ids and not any("images" in note for note in data.notes)

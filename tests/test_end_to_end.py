@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers.world import JOBS, copy_checkout
+from helpers.world import JOBS
 from nbclient import NotebookClient
 
 from brainvis.files import warm
@@ -54,19 +54,6 @@ def test_only_what_depends_on_a_lost_run_runs_again(world, tmp_path):
         assert world.planned() == {"05_alignment": 1, "06_generation": 1, "07_ablations": 1, "08_figures": 1}
     finally:
         shutil.move(kept, lost)
-
-
-def test_nothing_else_of_the_checkout_is_touched(world, tmp_path):
-    def contents(folder: Path) -> dict[Path, bytes]:
-        files = {file.relative_to(folder): file for file in folder.rglob("*") if file.is_file()}
-        made = {".snakemake", "data", "runs", "figures", "done"}
-        return {
-            name: file.read_bytes()
-            for name, file in files.items()
-            if name.parts[0] not in made and "__pycache__" not in name.parts
-        }
-
-    assert contents(world.checkout) == contents(copy_checkout(tmp_path / "fresh"))
 
 
 def execute_interactively(world, runs: Path, notebook: str, cold: bool, **parameters) -> None:

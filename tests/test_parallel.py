@@ -226,6 +226,11 @@ def test_shares_cover_a_batch_once():
     assert torch.equal(own, rows) and counted == 5
 
 
+def test_a_process_of_tests_has_the_threads_of_any_other():
+    """Two on two cores with two threads each would wait for one another."""
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
+
+
 def test_when_processes_are_started(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)

@@ -212,14 +212,16 @@ def test_another_prompt_start_or_backbone_replaces_refined_pictures(tmp_path, ba
 
 
 def test_other_sampling_code_replaces_pictures_and_another_judge_does_not(
-    backbone, embeddings, whole, made, capsys, monkeypatch
+    backbone, embeddings, whole, made, capsys, monkeypatch, request
 ):
     code_of = code_files._code_of
+    request.addfinalizer(code_files.code_digest.cache_clear)
 
     def another(changed):
         monkeypatch.setattr(
             code_files, "_code_of", lambda module: ("another", []) if module == changed else code_of(module)
         )
+        code_files.code_digest.cache_clear()
         made.clear()
         semantic_stage(backbone, embeddings, CONFIG, 0, TRIALS, folder=whole.parent)
         return made

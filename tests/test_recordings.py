@@ -367,7 +367,8 @@ def test_spectral_features_of_a_sine():
     ratios = signal_to_noise(sine, 100.0, [10.0, 15.0]).unflatten(1, (3, 4))  # 10, 20, 15, 30 Hz
     assert (ratios[..., 0] > 10).all() and (ratios[..., 1:] < 3).all()  # a noise bin alone may well be near nought
     with pytest.raises(ValueError, match="Nyquist"):
-        signal_to_noise(sine, 100.0, [30.0])
+        signal_to_noise(sine, 100.0, [60.0])
+    assert signal_to_noise(sine, 100.0, [30.0]).shape == (2, 3)  # 60 Hz cannot be there
 
 
 @pytest.mark.skipif(not SSVEP.is_dir(), reason="the real recordings are not here")

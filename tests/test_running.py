@@ -177,6 +177,37 @@ def test_a_run_that_another_study_has_made_meanwhile_is_not_repeated(notebook):
     assert len((notebook.parent / "count").read_text().split()) == 2
 
 
+def test_what_kernels_print_goes_to_the_log_of_the_run(notebook):
+    made = nbformat.read(notebook, as_version=4)
+    made.cells.append(nbformat.v4.new_code_cell("os.write(1, b'chatter of a library'); os.write(2, b'a warning')"))
+    nbformat.write(made, notebook)
+    answer = run(notebook)
+    assert answer.returncode == 0 and "chatter" not in answer.stdout + answer.stderr
+    log = (notebook.parent / "run" / "toy.log").read_text()
+    assert "chatter of a library" in log and "a warning" in log
+
+
+def test_progress_says_what_is_done_and_what_is_left(tmp_path, monkeypatch):
+    """Two fusions took a minute each, two more and a generation are left; the study runs two at a time."""
+    monkeypatch.setenv(running.STARTED, str(time.time() - 60))
+    jobs, study = [], tmp_path / "phantom_seed-1"
+    for number, (stage, notebook) in enumerate([("fusion", "04_fusion")] * 4 + [("generation", "06_generation")]):
+        folder = study / f"sub-{number + 1:02}" / "full" / stage
+        folder.mkdir(parents=True)
+        jobs.append({"folder": str(folder), "notebook": notebook, "fingerprint": "0a"})
+        if number < 2:
+            (folder / "0a.whole").touch()
+            (folder / "results.json").write_text('{"seconds": 60}')
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(["table", *jobs]))
+    said = running.progress(plan, Path(jobs[1]["folder"]))
+    assert said == "  2 of 5  04_fusion, subject 2, full, seed 1; about 2 min left"  # three minutes of work, by two
+    for job in jobs:
+        Path(job["folder"], "0a.whole").touch()
+    assert running.progress(plan, Path(jobs[4]["folder"])).endswith("; all runs are there")
+    assert running.progress(plan, tmp_path / "another").endswith("another: done")
+
+
 def test_it_does_not_start_for_a_snakemake_that_died_meanwhile(notebook):
     answer = run(notebook, BRAINVIS_PLAN="plan.json")
     assert answer.returncode != 0 and "snakemake has died" in answer.stderr

@@ -1,6 +1,8 @@
 """Small and unequal data: weighed classes, augmentation, baselines of all kinds, the better one of what was joined."""
 
+import runpy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from torch import nn
 from torch.nn import functional
 
 from brainvis.configuration import Training, configure
-from brainvis.data import load_dataset
+from brainvis.data import DatasetError, load_dataset
 from brainvis.data.order import class_from_place, order_note, seconds_before
-from brainvis.evaluation import baselines, confounds, joining
+from brainvis.evaluation import baselines, beside_baselines, confounds, joining
 from brainvis.evaluation.features import canonical_correlations, short_time_means, tangent_vectors
+from brainvis.evaluation.reported import reported_table
+from brainvis.files import ROOT
 from brainvis.models import new_encoder
 from brainvis.models.augmentation import augmented
 from brainvis.models.encoder import ClassificationObjective, class_weights, classification_objective, unequal
@@ -34,7 +38,7 @@ def linear_model(outputs=2):
 
 def test_equal_classes_are_trained_as_ever_to_the_last_digit():
     labels, trials, model = torch.arange(12) % 2, torch.randn(12, 3, 8), linear_model()
-    objective = ClassificationObjective(labels, labels, Training(epochs=1), 100.0)
+    objective = ClassificationObjective(labels, labels, Training(epochs=1))
     found, plain = objective(model, trials, labels), classification_objective(model, trials, labels)
     assert found.keys() == plain.keys() and all(torch.equal(found[name], plain[name]) for name in plain)
     assert objective.choose == ("accuracy", "max")
@@ -45,7 +49,7 @@ def test_unequal_classes_count_alike_in_the_loss_and_in_what_chooses():
     weights = class_weights(UNEQUAL, UNEQUAL)
     assert weights.mean() == pytest.approx(1) and weights[-1] == pytest.approx(7 * weights[0])
     trials, model = torch.randn(32, 3, 8), linear_model().eval()
-    objective = ClassificationObjective(UNEQUAL, UNEQUAL, Training(epochs=1), 100.0)
+    objective = ClassificationObjective(UNEQUAL, UNEQUAL, Training(epochs=1))
     found = objective(model, trials, UNEQUAL)
     expected = functional.cross_entropy(model(trials), UNEQUAL, weight=torch.tensor([1 / 28, 1 / 4]))
     assert found["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -64,19 +68,19 @@ def test_unequal_classes_count_alike_in_the_loss_and_in_what_chooses():
 def test_augmentation_moves_trials_drops_channels_and_leaves_validation_alone():
     torch.manual_seed(0)
     trials = torch.randn(64, 4, 50)
-    assert augmented(trials, 100.0) is trials
-    moved = augmented(trials, 100.0, time_shift=0.03)
+    assert augmented(trials) is trials
+    moved = augmented(trials, time_shift=0.06)
     found = [
         [torch.equal(new, old.roll(by, -1)) for by in range(-3, 4)] for new, old in zip(moved, trials, strict=True)
     ]
     assert all(sum(one) == 1 for one in found) and len({one.index(True) for one in found}) == 7
-    dropped = augmented(trials, 100.0, channel_dropout=0.25)
+    dropped = augmented(trials, channel_dropout=0.25)
     kept = dropped.abs().sum(-1) > 0
     assert kept.float().mean() == pytest.approx(0.75, abs=0.08)
     torch.testing.assert_close(dropped[kept], trials[kept] / 0.75)
     labels, model = torch.arange(64) % 2, linear_model()
-    settings = Training(epochs=1, time_shift=0.03, channel_dropout=0.25)
-    objective = ClassificationObjective(labels, labels, settings, 100.0)
+    settings = Training(epochs=1, time_shift=0.25, channel_dropout=0.25)
+    objective = ClassificationObjective(labels, labels, settings)
     some = trials[:, :3, :8]
     assert torch.equal(
         objective(model.eval(), some, labels)["loss"], classification_objective(model, some, labels)["loss"]
@@ -149,6 +153,45 @@ def test_where_no_baseline_is_above_chance_that_is_said(tmp_path):
     partition = data.partition("clean")
     scores = baselines.scored(baselines.baselines(data, partition, 30.0), data.labels[partition.test])
     assert baselines.verdict(scores).startswith("NOTHING TO LEARN is shown for this amount of data: none of 3")
+
+
+def test_a_flicker_that_the_signal_cannot_hold_is_refused(oddball):
+    with pytest.raises(DatasetError, match="flicker: 70 Hz is not between 0 and 64 Hz, the Nyquist frequency"):
+        replace(oddball, flicker=(13.0, 70.0))
+
+
+def test_tables_have_networks_baselines_and_confounds_of_each_subject_and_pooled():
+    rng = np.random.default_rng(0)
+    runs = []
+    for subject in (2, 1):
+        labels = torch.arange(40) % 2
+        good, none = (torch.tensor(rng.normal(size=(40, 2)) + gain * np.eye(2)[labels]) for gain in (3, 0))
+        arrays = {
+            "logits": good,
+            "logits.late": good,
+            "logits.band_power": none,
+            "logits.place": none,
+            "labels": labels,
+        }
+        study = {"subject": subject, "seed": 0, "ablation": "full"}
+        results = {"study": study, "files": {"arrays.safetensors": ""}}
+        runs.append(SimpleNamespace(results=results, arrays=arrays))
+    pooled = beside_baselines.pooled_table(runs)
+    assert pooled.columns[0] == "80 test trials of 2 subjects"
+    rows = pooled.set_index(pooled.columns[0])
+    assert list(rows.index[:2]) == ["fused", "late fusion"] and rows.index[-1] == "by chance"
+    assert rows.loc["fused", "p"] == "0.0002" and rows.loc["by chance", "accuracy"] == "0.500"
+    assert rows.loc["place in the session", "kind"] == "reads no response"
+    each = beside_baselines.subjects_table(runs).set_index("balanced accuracy (p)")
+    assert list(each.columns) == ["subject 1", "subject 2"] and each.loc["fused", "subject 2"].endswith("(0.0002)")
+    runs[0].results["study"]["ablation"] = "no_time"
+    assert "40 test trials of 1 subjects" in beside_baselines.pooled_table(runs).columns
+    assert beside_baselines.pooled_table([]).empty
+
+
+def test_nothing_that_was_reported_stands_beside_own_recordings():
+    for number in (1, 3, 4):
+        assert len(reported_table(number, "phantom")) and reported_table(number, "recordings").empty
 
 
 # Order and what was before
@@ -237,3 +280,30 @@ def test_few_validation_trials_are_joined_by_training_trials_that_are_left_out_o
     assert set(found) == {joining.LATE, "time", "frequency", joining.JOINT}
     for scores in found.values():
         assert scores.shape == (len(judges), 2) and (scores.abs().sum(1) > 0).all()
+
+
+# The page
+
+
+def test_the_page_is_written_from_runs_and_says_what_their_numbers_say(tmp_path, monkeypatch):
+    study = runpy.run_path(str(ROOT / "docs" / "studies" / "small_data.py"))
+    labels = torch.arange(60) % 2
+    know = torch.eye(2)[labels] * 4 - 2
+    arrays = {"logits": -know, "logits.late": -know, "logits.covariances": know, "logits.place": know, "labels": labels}
+    results = {"study": {"subject": 1, "seed": 3, "ablation": "full"}, "files": {"arrays.safetensors": ""}}
+    results["made_with"] = {"machine": "a machine"}
+    metrics = {"fused_is": "late fusion", "compared_on": "validation, n = 40"}
+    runs = [SimpleNamespace(results=results, arrays=arrays, metrics=metrics)]
+    told = study["told"](runs)
+    assert "The best network, fused, reads 0.000, below the interval of the best baseline" in told
+    assert "late fusion 1" in told and "Seeds: 3. Machine: a machine" in told
+    assert "from the place in the session: 1.000, above chance (0.500)" in told
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- mine -->\nold\n<!-- /mine -->\nafter\n")
+    monkeypatch.setitem(study["write"].__globals__, "runs_of", lambda name: runs)
+    study["write"]({"mine": "recordings"}, page)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- mine -->\n| 60 test trials of 1 subjects |") and text.endswith("\nafter\n")
+    assert "old" not in text
+    with pytest.raises(ValueError, match="has no marks"):
+        study["write"]({"other": "recordings"}, page)

@@ -360,10 +360,10 @@ def test_runs_of_other_code_are_accepted_by_hand_and_it_is_recorded():
 
 def test_a_branch_of_braindecode_is_refused_at_once_where_that_is_not_installed(tmp_path, monkeypatch):
     file = preset_file(tmp_path, "start: demo\nfusion: {branches: [braindecode.EEGConformer]}")
-    monkeypatch.setattr("brainvis.graph.find_spec", lambda name: None)
+    monkeypatch.setattr("brainvis.models.find_spec", lambda name: None)
     with pytest.raises(StudyError, match="needs braindecode, which is not installed"):
         Study(preset=file)
-    monkeypatch.setattr("brainvis.graph.find_spec", lambda name: object())
+    monkeypatch.setattr("brainvis.models.find_spec", lambda name: object())
     assert Study(preset=file).stages[1] == "braindecode.EEGConformer_branch"
 
 
@@ -395,3 +395,11 @@ def test_a_plan_looks_at_each_thing_once_and_the_next_plan_looks_again(monkeypat
     third = planned()
     changed = {run for run in second if second[run] != third[run]}
     assert {Path(run).name for run in changed} == {"fusion", "alignment", "generation", "ablations", "figures"}
+
+
+def test_pictures_are_recorded_from_folders_of_any_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path))
+    folder = Study().pictures / "between_0.25"
+    folder.mkdir(parents=True)
+    (folder / "trial-1.png").write_bytes(b"a picture")
+    assert [*Study().save("generation", {})["files"]] == ["pictures/between_0.25/trial-1.png"]

@@ -35,8 +35,11 @@ def made_up(stage, subject, rng):
         kinds, paths = ("semantic", "refined"), (*PICTURES, "pixel_correlation")
         trials = {f"{kind}.generation_accuracy": np.round(rng.random(12), 4).tolist() for kind in kinds}
     else:
-        kinds, paths = ("fused", "time", "frequency", "late", "linear") if stage == "fusion" else ("test",), TOPS
-        trials = {f"{kind}.top1": rng.integers(0, 2, 12).tolist() for kind in kinds if kind != "linear"}
+        kinds, paths = (
+            ("fused", "time", "frequency", "late", "baselines.band_power") if stage == "fusion" else ("test",),
+            TOPS,
+        )
+        trials = {f"{kind}.top1": rng.integers(0, 2, 12).tolist() for kind in kinds if kind != "baselines.band_power"}
     scores = {f"{kind}.{path}": rng.random() for kind in kinds for path in paths}
     made |= {"scores": scores, "chance": dict.fromkeys(trials, 0.25), "trials": trials}
     return made | {"images": list(range(12)), "labels": LABELS.tolist()}
@@ -83,7 +86,8 @@ def line(study, *what):
 
 def test_all_that_is_named_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path))
-    plan = scripts().PLAN
+    content = scripts()
+    plan = content.PLAN
     for name, part in plan["parts"].items():
         choice = Choice(ablation=part.get("ablation", name))
         with unchanging():
@@ -92,8 +96,9 @@ def test_all_that_is_named_is_there(tmp_path, monkeypatch):
     for table in plan["tables"].values():
         rows = [label for label, *_ in table["rows"]]
         assert all(isinstance(label, str) for label in rows) and table.get("against", rows[0]) in rows
-        for label, part, stage, _ in table["rows"]:
+        for label, part, stage, prefix in table["rows"]:
             assert stage in plan["parts"][part]["stages"], label
+            assert f"{prefix}.".startswith(content.PREFIXES), f"{label}: parts do not keep scores of {prefix}"
     assert Choice(ablation="codewords_660").owner("lmm_pretraining") == "full"  # which stands for it in table 6
 
 
@@ -181,3 +186,38 @@ def test_snakemake_knows_the_parts(tmp_path):
     for name in ("full-0", "codewords_220-0"):
         (place / f"{name}.json").write_text("{}")
     assert planned()["table_part"] == "13"  # what is there is not made again, and asks for no run
+
+
+def test_a_part_says_what_its_runs_say_and_makes_those_that_it_lacks(world, monkeypatch, tmp_path):
+    for name, value in world.environment.items():
+        if name.startswith("BRAINVIS_"):
+            monkeypatch.setenv(name, value)
+    content, commands = scripts(), []
+    recorded = SimpleNamespace(run=lambda words, **_: commands.append(words))
+    monkeypatch.setitem(content.make.__globals__, "subprocess", recorded)
+    content.run("full", 0, tmp_path, preset="smoke")
+    assert not commands  # all of them are there
+    found = {(run["stage"], run["subject"]): run for run in json.loads((tmp_path / "full-0.json").read_text())["runs"]}
+    assert len(found) == 8
+    for (stage, subject), run in found.items():
+        known = world.results(f"sub-{subject:02d}" if subject else "sub-all", "full", stage)
+        assert run["fingerprint"] == known["fingerprint"]
+        score, part = {"fusion": ("fused.top1", "fused"), "generation": ("refined.generation_accuracy", "refined")}.get(
+            stage, ("test.top1", "test")
+        )
+        if stage == "alignment":
+            assert run["scores"]["retrieval.caption.top1"] == known["metrics"]["retrieval"]["caption"]["top1"]["value"]
+            continue
+        value = known["metrics"][part][score.partition(".")[2]]["value"]
+        assert run["scores"][score] == value == pytest.approx(np.mean(run["trials"][score]), abs=1e-4)
+        assert len(run["trials"][score]) == len(run["images"]) == len(run["labels"])
+    branches = found["fusion", 1]
+    for branch in ("time", "frequency", "late"):
+        assert np.mean(branches["trials"][f"{branch}.top1"]) == pytest.approx(branches["scores"][f"{branch}.top1"])
+    timed = found["frequency_branch", 0]["scores"]
+    assert timed["test.seconds"] > 0 and timed["test.parameters"] < 0.3
+    content.make(Choice(preset="smoke", ablation="codewords_220"), "lmm_pretraining")
+    (words,) = commands  # notebook 01 is shared
+    notebook, _, done = words[4:7]
+    assert notebook.endswith("02_lmm_pretraining.ipynb") and "/codewords_220/" in done and done.endswith(".whole")
+    assert words[7:] == ["-p", "ablation", "codewords_220", "-p", "preset", "smoke"]

@@ -11,12 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from brainvis.__main__ import main
 from brainvis.configuration import ABLATIONS
 from brainvis.evaluation import report as tables
-from brainvis.evaluation.publication import Publication, caveats
+from brainvis.evaluation.publication import Publication, caveats, differences_of, numbers_of, to_latex, trace
 from brainvis.evaluation.reported import reported_table
-from brainvis.files import read_sealed, write_sealed
+from brainvis.files import BrainvisError, read_sealed, write_sealed
 from brainvis.generation import GENERATORS
 from brainvis.plots.method import framework_figure
 from brainvis.plots.summary import ablation_figure, classification_figure
@@ -203,34 +205,40 @@ def heights(axes):
     return sorted(patch.get_height() for patch in axes.patches)
 
 
-def test_bars_are_as_high_as_the_numbers_in_the_runs(study, runs):
+def test_points_and_bars_are_where_the_numbers_in_the_runs_are(study, runs):
     scores, disk = tables.gather_scores(study), numbers_on_disk(runs)
-    for top, axes in zip((1, 3, 5), classification_figure(scores).axes, strict=True):
+    for top, axes in zip((1, 5), classification_figure(scores, {1: 60, 2: 60}).axes, strict=True):
         expected = [s["value"] for (run, path), s in disk.items() if path.endswith(f".top{top}") and "/full/" in run]
-        assert heights(axes) == sorted(expected)
+        drawn = [value for container in axes.containers for value in container.lines[0].get_ydata()]
+        assert sorted(drawn) == pytest.approx([100 * value for value in sorted(expected)])
+        assert [text.get_text() for text in axes.get_legend().get_texts()][1:] == [
+            "subject 1 (n = 60)",
+            "subject 2 (n = 60)",
+        ]
     left, right = ablation_figure(scores, 1).axes
-    mine = {place: score["value"] for place, score in disk.items() if "sub-01" in place[0]}
+    mine = {place: 100 * score["value"] for place, score in disk.items() if "sub-01" in place[0]}
     assert heights(left) == sorted(value for (_, path), value in mine.items() if path == "fused.top1")
     assert heights(right) == sorted(value for (_, path), value in mine.items() if path.endswith("generation_accuracy"))
 
 
 def test_branches_of_any_name_are_drawn(study):
     scores = tables.gather_scores(study)
-    names = {"time": "braindecode.EEGConformer", "frequency": "mine"}
+    names = {"time": "loudness", "frequency": "mine"}
     for old, new in names.items():
         scores["score"] = scores["score"].str.replace(f"{old}.", f"{new}.")
-    legend = classification_figure(scores).axes[-1].get_legend()
-    said = [text.get_text() for text in legend.get_texts()]
-    assert said == ["chance", "braindecode.EEGConformer", "mine", "fused"]
-    assert len({handle.get_facecolor() for handle in legend.legend_handles[1:]}) == 3
-    data = SimpleNamespace(trials=np.zeros((2, 4, 440)), sampling_rate=200.0, class_names=("a", "b", "c"))
+    axes = classification_figure(scores, {}).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["loudness", "mine", "BrainVis"]
+    data = SimpleNamespace(
+        trials=torch.rand(2, 4, 440), sampling_rate=200.0, class_names=("a", "b", "c"), channels=tuple("abcd"),
+        labels=torch.tensor([1, 2]),
+    )  # fmt: skip
     configuration, words = study.configuration, {}
     for branches in (("time", "frequency"), ("time", "braindecode.EEGConformer", "mine")):
         chosen = replace(configuration, fusion=replace(configuration.fusion, branches=branches))
         words[branches] = {text.get_text() for text in framework_figure(chosen, data).axes[0].texts}
     few, many = words.values()
     assert {"time branch", "frequency branch"} <= few & many and many - few >= {"braindecode.EEGConformer", "mine"}
-    assert "width 224" in few and "3 branches, end to end" in many
+    assert any("96 + 128 wide" in text for text in few) and any("3 branches" in text for text in many)
 
 
 def test_a_metric_that_was_added_has_a_column_after_the_others(study, monkeypatch):
@@ -271,15 +279,56 @@ def test_figures_are_the_same_bytes_and_name_their_runs(study, tmp_path):
     written = []
     for name in ("first", "second"):
         publication = Publication(tmp_path / name)
-        publication.add_figure("bars", classification_figure(scores), "Bars.", products)
+        publication.add_figure("bars", classification_figure(scores, {}), "Bars.", products, numbers_of(scores[:2]))
         publication.add_text("bars.md", "| a |\n", "Bars.", products[:1])
         index = publication.write_index()
         written.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
-    assert written[0] == written[1] and set(written[0]) == {"bars.png", "bars.pdf", "bars.md", "figures.json"}
+    made = {"bars.png", "bars.pdf", "bars.md", "figures.json", "README.md"}
+    assert written[0] == written[1] and set(written[0]) == made
     assert json.loads(written[0]["figures.json"]) == index
     assert index["bars"]["files"] == ["bars.png", "bars.pdf", "bars.md"]
     wanted = {"phantom/sub-01/full/fusion": Study().fingerprint("fusion")}
     assert wanted.items() <= index["bars"]["made from"].items() and len(index["bars"]["made from"]) == 3
+    again = Publication(tmp_path / "first")
+    again.add_text("other.md", "", "Other.", products)
+    again.write_index()  # what is made no more is removed
+    assert {file.name for file in (tmp_path / "first").iterdir()} == {"other.md", "figures.json", "README.md"}
+
+
+def test_every_number_is_traced_to_its_run_its_fingerprint_and_its_commit(study, runs, tmp_path, capsys):
+    products, scores = tables.gather_runs(study), tables.gather_scores(study)
+    publication = Publication(tmp_path)
+    pair = pd.DataFrame([{"measure": "CA top-1", "ablation": "no_time", "value": 0.25, "low": 0.1, "high": 0.5}])
+    publication.add_figure("bars", classification_figure(scores, {}), "Bars.", products, numbers_of(scores[:3]))
+    mine = [product for product in products if product.results["study"]["subject"] == 1]
+    publication.add_figure("pairs", classification_figure(scores, {}), "Pairs.", mine, differences_of(pair, mine))
+    publication.add_text("results.csv", tables.to_csv(scores), "All.", products)
+    publication.write_index()
+    lines = trace(tmp_path / "results.csv")
+    commit = products[0].results["made_with"]["commit"]
+    for row in scores.to_dict("records"):
+        (line,) = [
+            line for line in lines if row["run"] in line and line.partition("  <-")[0].endswith(f": {row['score']}")
+        ]
+        assert line.startswith(f"{row['value']:.4f}") and row["fingerprint"] in line
+        assert any(line.startswith(f"{row['run']}  {row['fingerprint']}  {commit}") for line in lines)
+    assert main(["trace", str(tmp_path / "bars.pdf")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("Bars. Made from 8 runs") and said[2].startswith(f"{scores['value'][0]:.4f} [")
+    (difference,) = [line for line in trace(tmp_path / "pairs.png") if "no_time - full" in line]
+    runs_of_pair = [f"phantom/sub-01/{name}/fusion" for name in ("full", "no_time")]
+    assert difference.startswith("0.2500 [0.1000, 0.5000]") and all(run in difference for run in runs_of_pair)
+    with pytest.raises(BrainvisError, match="other.png is not in .*it lists bars.png"):
+        trace(tmp_path / "other.png")
+    with pytest.raises(BrainvisError, match="notebook 08 writes it"):
+        trace(tmp_path / "elsewhere" / "bars.png")
+
+
+def test_tables_in_latex_print_names_as_they_are():
+    table = pd.DataFrame({"a_b": ["50 % & $x$", "\\input{#1}^~"], "n": ["1", None]})
+    made = to_latex({"What_is 100 %": table})
+    assert r"\caption{What\_is 100 \%}" in made and r"a\_b & n \\" in made
+    assert r"50 \% \& \$x\$ & 1" in made and r"\textbackslash{}input\{\#1\}\textasciicircum{}\textasciitilde{}" in made
 
 
 def test_what_a_result_rests_on_is_on_its_face(study):

@@ -1,7 +1,6 @@
 """Kernels that begin as copies of one process: what they share with it, and that they end with whoever asked."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from helpers.world import SURROUNDINGS, kernels
 
 from brainvis.files import warm
 
@@ -20,7 +20,9 @@ import json, os, sys, time
 known = [name for name in sys.modules if name.split(".")[0] == "brainvis"]
 before = time.monotonic()
 
-import brainvis.generation.stable_diffusion, mine
+import mine
+if heavy:
+    import brainvis.generation.stable_diffusion
 import numpy, torch
 seconds_of_imports = time.monotonic() - before
 about = {"pid": os.getpid(), "parent": os.getppid(), "known": known, "path": sys.path, "seconds": seconds_of_imports,
@@ -44,25 +46,18 @@ def server(place: str) -> psutil.Process:
     return next(process for process in psutil.Process().children() if place in process.cmdline())
 
 
-def surroundings() -> dict[str, str]:
-    """The environment, without what pytest tells in it of the test that is running."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COLUMNS", "LINES"))}
-
-
 @pytest.fixture(scope="module")
 def place():
-    place = warm.start(surroundings())
+    """The server that all tests of this process share."""
+    place = kernels()[warm.WARM]
     wait_for(Path(place).is_socket)
-    yield place
-    process = server(place)
-    process.kill()
-    process.wait(10)
+    return place
 
 
 @pytest.fixture
 def folder(tmp_path):
     """With a notebook that tells about its kernel, and a module of its own."""
-    cells = [nbformat.v4.new_code_cell(source) for source in ("seconds = 0", CODE, FIGURES)]
+    cells = [nbformat.v4.new_code_cell(source) for source in ("seconds = 0\nheavy = True", CODE, FIGURES)]
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "toy.ipynb")
@@ -70,9 +65,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def begin(folder: Path, place: str, seconds: int = 0, **environment: str) -> subprocess.Popen:
-    given = {**surroundings(), **warm.one_thread(), warm.WARM: place, **environment}
+def begin(folder: Path, place: str, seconds: int = 0, heavy: bool = True, **environment: str) -> subprocess.Popen:
+    given = {**SURROUNDINGS, warm.WARM: place, **environment}
     words = ["-m", "brainvis", "run", "toy.ipynb", "run/toy.ipynb", "run/0a.whole", "-p", "seconds", str(seconds)]
+    words += ["-p", "heavy", str(heavy)]
     return subprocess.Popen([sys.executable, *words], cwd=folder, env=given, stderr=subprocess.PIPE, text=True)
 
 
@@ -81,9 +77,9 @@ def told(folder: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def run(folder: Path, place: str, **environment: str) -> tuple[dict, str]:
+def run(folder: Path, place: str, heavy: bool = True, **environment: str) -> tuple[dict, str]:
     """What the kernel tells, and what was said."""
-    process = begin(folder, place, **environment)
+    process = begin(folder, place, heavy=heavy, **environment)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     return told(folder)[-1], said
@@ -129,7 +125,7 @@ def test_it_is_as_a_kernel_from_nothing(place, folder):
 
 
 def test_another_environment_gets_a_kernel_from_nothing(place, folder):
-    about, said = run(folder, place, OMP_NUM_THREADS="2", HF_HOME="elsewhere")
+    about, said = run(folder, place, heavy=False, OMP_NUM_THREADS="2", HF_HOME="elsewhere")
     assert about["parent"] != server(place).pid
     assert "from nothing: HF_HOME OMP_NUM_THREADS " in said
 
@@ -146,7 +142,7 @@ def test_a_kernel_ends_with_whoever_asked(place, folder, number):
 
 def test_the_server_and_its_kernels_end_with_the_study(folder):
     study = "import time; from brainvis.files import warm; print(warm.start(), flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", study], env=surroundings(), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", study], env=SURROUNDINGS, stdout=subprocess.PIPE, text=True)
     place = process.stdout.readline().strip()
     wait_for(Path(place).is_socket)
     started = psutil.Process(process.pid).children()

@@ -106,7 +106,7 @@ ABLATIONS = {
 SMALL = {"unit_length": 16, "width": 64, "layers": 2, "feedforward": 128, "dropout": 0.2, "codewords": 32}
 SHALLOW = {"filters": 20, "kernel": 1.0, "pooling": 2.0, "stride": 0.5, "shorten": True}
 TWENTY_EPOCHS = {"epochs": 20, "batch_size": 32}
-AUGMENTED = {"time_shift": 0.04, "channel_dropout": 0.1, "weight_decay": 0.05, "batch_size": 32}
+AUGMENTED = {"time_shift": 0.1, "channel_dropout": 0.1, "weight_decay": 0.05, "batch_size": 32}
 FOR_DATASET = {
     ("demo", "recordings"): {
         "time": {

@@ -52,8 +52,9 @@ class Training:
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: one warm-up epoch, then down to zero
     # Of classifiers alone. auto: balanced where one class has more than twice as many training trials as another
     class_weights: Literal["auto", "balanced", "none"] = "auto"
-    time_shift: NotNegative = 0.0  # augmentation: the most by which a training trial is moved, in seconds
-    channel_dropout: Dropout = 0.0  # augmentation: probability that a channel of a training trial is set to zero
+    # Augmentation: the most by which a training trial is moved, as a share of its length
+    time_shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    channel_dropout: Dropout = 0.0  # and the probability that one of its channels is set to zero
 
 
 @settings

@@ -6,7 +6,7 @@ was stored again at another quality is not, nor is a recording shifted by a samp
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -152,10 +152,13 @@ def picture_contents(data: EEGDataset) -> tuple[Tensor, list[str]]:
 
 
 def missing_trials(data: EEGDataset) -> list[tuple[int, int]]:
-    """Pairs (subject, image) without a usable trial, of pictures that at least one other subject has seen."""
+    """Pairs (subject, image) without a usable trial, of pictures that at least one other subject has seen. None where
+    pictures are not shown to several: where each is shown once, nobody was to see those of the others."""
     known = data.images >= 0
     seen = set(zip(data.subjects[known].tolist(), data.images[known].tolist(), strict=True))
     images = data.images[known].unique().tolist()
+    if 2 * sum(count > 1 for count in Counter(image for _, image in seen).values()) <= len(images):
+        return []
     return [(s, image) for s in data.subjects[known].unique().tolist() for image in images if (s, image) not in seen]
 
 

@@ -81,6 +81,9 @@ class EEGDataset:
         self._check_words()
         if not self.checked:
             self._check_finite()
+        if slow := [frequency for frequency in self.flicker if not 0 < frequency < self.sampling_rate / 2]:
+            nyquist = f"{self.sampling_rate / 2:g} Hz, the Nyquist frequency"
+            self._reject(f"flicker: {slow[0]:g} Hz is not between 0 and {nyquist}. Correct it, or resample higher")
         self._check_range("label", self.labels, 0, len(self.class_names), "class_names")
         self._check_range("image", self.images, -1, len(self.image_ids), "image_ids")
         self._check_splits()

@@ -17,7 +17,8 @@ from brainvis.data.recordings_signals import (
     MICROVOLTS,
     Piece,
     Plan,
-    check_amplitude,
+    amplitude,
+    amplitude_notes,
     check_finite,
     common_channels,
     common_rate,
@@ -53,7 +54,7 @@ def plan_continuous(
         notes.append("Between trials there is no time to speak of: what was recorded before the events is not tested.")
 
     def pieces() -> Iterator[Piece]:
-        seen, padded = {}, []
+        seen, padded, levels = {}, [], {}
         for recording in tqdm(recordings, desc="reading recordings", disable=len(recordings) < 5):
             name, own = recording.file.relative_to(folder), events[recording]
             with readable(recording.file):
@@ -73,11 +74,12 @@ def plan_continuous(
                         continue
                 where = np.array([sample for sample, _ in own])
                 before = cut_before(raw.copy(), where, early, channels, rate, values) if early else None
-                trials, lengths, good = cut_trials(raw, own, channels, rate, values, name, notes)
+                trials, lengths, good, levels[name] = cut_trials(raw, own, channels, rate, values)
             if bad := len(own) - len(good):
                 notes.append(f"{name}: {bad} trials left out, marked bad in the recording.")
             check_finite(trials, name)
             yield Piece(recording, trials, before[good] if early else None, lengths, [own[trial][1] for trial in good])
+        notes.extend(amplitude_notes(levels))
         if padded:
             told = f"{len(padded)} recordings end in up to {max(padded):.2f} s of one value, as EDF fills up its last"
             notes.append(f"{told} second: these ends are cut off.")
@@ -190,12 +192,10 @@ def cut_trials(
     channels: tuple[str, ...],
     rate: float,
     values: RecordingsSettings,
-    name: object,
-    notes: list[str],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Filter a loaded recording (zero-phase FIR, as a whole, so that a window has no filter edges) and cut its trials.
     Of those that no annotation marks bad: trials (trial, channel, time) float32, recorded lengths (samples until the
-    next event or the end of the recording), and places among `events`."""
+    next event or the end of the recording), and places among `events`; and the recording's `amplitude`."""
     table = np.array([[sample + raw.first_samp, 0, trial] for trial, (sample, _) in enumerate(events)])
     raw.pick(list(channels), exclude=[], verbose="ERROR").reorder_channels(list(channels))
     low, high = values.filter
@@ -204,7 +204,7 @@ def cut_trials(
         raw.notch_filter(list(values.notch), picks="all", verbose="ERROR")
     if raw.info["sfreq"] != rate:
         raw, table = raw.resample(rate, events=table, verbose="ERROR")
-    check_amplitude(raw.get_data(), name, notes)
+    level = amplitude(raw.get_data())
     if values.standardise == "channel":
         scaled = standardised(raw.get_data(), channels, raw.filenames[0])
     else:
@@ -216,4 +216,4 @@ def cut_trials(
     epochs = mne.Epochs(raw, table, **window, picks="all", proj=False, preload=True, verbose="ERROR")
     good = epochs.events[:, 2]
     lengths = np.diff(table[:, 0], append=raw.first_samp + raw.n_times)[good]
-    return epochs.get_data(copy=False).astype(np.float32), lengths, good
+    return epochs.get_data(copy=False).astype(np.float32), lengths, good, level

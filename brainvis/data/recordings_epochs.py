@@ -23,7 +23,8 @@ from brainvis.data.recordings_signals import (
     MICROVOLTS,
     Piece,
     Plan,
-    check_amplitude,
+    amplitude,
+    amplitude_notes,
     check_finite,
     common_channels,
     common_rate,
@@ -71,7 +72,7 @@ def plan_epochs(
     named = named_events(found, classes, notes)
 
     def pieces() -> Iterator[Piece]:
-        seen = {}
+        seen, levels = {}, {}
         for recording in tqdm(recordings, desc="reading epochs", disable=len(recordings) < 5):
             name, (_, _, times, events) = recording.file.relative_to(folder), heads[recording]
             with readable(recording.file):
@@ -87,12 +88,13 @@ def plan_epochs(
                 first = round((begin - epochs.tmin) * rate)
                 signals = epochs.get_data(copy=False)[..., first : first + samples]  # (trial, channel, time) volts
             check_finite(signals, name)
-            check_amplitude(signals, name, notes)
+            levels[name] = amplitude(signals)
             scaled = standardised(signals, channels, name) if values.standardise == "channel" else signals * MICROVOLTS
             own = np.flatnonzero([text in named for text in events])
             lengths = np.full(len(own), round(times * rate / rates[recording.file]))
             trials = scaled[own].astype(np.float32)
             yield Piece(recording, trials, None, lengths, [named[events[trial]] for trial in own])
+        notes.extend(amplitude_notes(levels))
 
     names = {str(key): name for key, name in classes.items()}
     return Plan(rate, begin, channels, names, len(found), samples, pieces())
@@ -160,4 +162,6 @@ def read_array(file: Path) -> np.ndarray:
     """An array of `numpy.save`, mapped; DatasetError for anything else, pickles above all."""
     with readable(file, "NumPy"):
         plain_file(file)
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array := np.load(file, mmap_mode="r", allow_pickle=False), np.ndarray):
+            raise ValueError("it is an archive, and not one array of numpy.save")
+        return array

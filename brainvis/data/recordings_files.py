@@ -176,11 +176,9 @@ def _natural(file: Path) -> list:
 def own_settings(folder: Path, settings: Path | str | None = None) -> RecordingsSettings:
     """The settings of a folder; those without a value where a BIDS data set or epochs, which name their events, have
     none. DatasetError as from `read_settings`."""
-    optional = False
-    if not settings_file(folder, settings).is_file():
-        with suppress(DatasetError):
-            found = find_recordings(folder)
-            optional = all(one.kind in ("bids", "epochs") or one.file.suffix == ".set" for one in found)
+    optional = not settings_file(folder, settings).is_file() and all(
+        one.kind in ("bids", "epochs") or one.file.suffix == ".set" for one in find_recordings(folder)
+    )
     return read_settings(folder, settings, optional)
 
 

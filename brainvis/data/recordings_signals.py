@@ -1,7 +1,7 @@
 """What continuous recordings and ready epochs have in common on their way to trials."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,14 +118,26 @@ def some(words: list[str], most: int = 20) -> str:
     return ", ".join(words[:most]) + f" and {len(words) - most} more" * (len(words) > most)
 
 
-def check_amplitude(signals: np.ndarray, name: object, notes: list[str]) -> None:
-    """Note amplitudes that EEG cannot have, and what was probably meant, from volts (..., channel, time)."""
-    level = float(np.median(signals.std(-1))) * MICROVOLTS
-    if POSSIBLE[0] <= level <= POSSIBLE[1] or not level > 0:
-        return
-    factor, meant = min(SLIPS.items(), key=lambda slip: abs(math.log10(level / slip[0] / TYPICAL)))
-    wrong = f"{name}: its channels vary by {level:.2g} microvolts (standard deviation), which EEG does not"
-    notes.append(f"{wrong}. They are probably {meant}: {level / factor:.2g} microvolts then.")
+def amplitude(signals: np.ndarray) -> float:
+    """Microvolts by which a typical channel varies (standard deviation), from volts (..., channel, time)."""
+    return float(np.median(signals.std(-1))) * MICROVOLTS
+
+
+def amplitude_notes(levels: Mapping[object, float]) -> list[str]:
+    """What is to be said of recordings, by name, whose `amplitude` EEG cannot have, and what was probably meant."""
+    slips = defaultdict(dict)
+    for name, level in levels.items():
+        if level > 0 and not POSSIBLE[0] <= level <= POSSIBLE[1]:
+            factor = min(SLIPS, key=lambda factor: abs(math.log10(level / factor / TYPICAL)))
+            slips[factor][name] = level
+    notes = []
+    for factor, found in slips.items():
+        which = f"{len(found)} of {len(levels)} recordings ({next(iter(found))} first)"
+        low, high = min(found.values()), max(found.values())
+        wrong = f"{which} vary by {low:.2g} to {high:.2g} microvolts (standard deviation), which EEG does not"
+        meant = f"{low / factor:.2g} to {high / factor:.2g} microvolts then"
+        notes.append(f"{wrong}. They are probably {SLIPS[factor]}: {meant}.")
+    return notes
 
 
 def standardised(signals: np.ndarray, channels: tuple[str, ...], name: object) -> np.ndarray:

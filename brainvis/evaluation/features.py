@@ -42,11 +42,12 @@ def band_power(trials: Tensor, sampling_rate: float, highest: float | None = Non
 def signal_to_noise(trials: Tensor, sampling_rate: float, frequencies: Sequence[float]) -> Tensor:
     """Steady-state responses: log power at a frequency over that of its neighbours, (b, c, t) -> (b, c * responses).
 
-    `frequencies` of stimulation are in hertz; ValueError for one with a harmonic not below the Nyquist frequency.
+    `frequencies` of stimulation are in hertz, each with its second harmonic where that is below the Nyquist frequency;
+    ValueError for one that is not itself.
     """
     power, hertz = power_spectrum(trials, sampling_rate)
     features = []
-    for frequency in (f * harmonic for f in frequencies for harmonic in HARMONICS):
+    for frequency in (harmonic for f in frequencies for harmonic in _harmonics(f, sampling_rate)):
         if not hertz[0] <= frequency < sampling_rate / 2:
             raise ValueError(f"{frequency:g} Hz is not between {hertz[0]:g} Hz and Nyquist {sampling_rate / 2:g} Hz.")
         centre = int((hertz - frequency).abs().argmin())
@@ -58,14 +59,21 @@ def signal_to_noise(trials: Tensor, sampling_rate: float, frequencies: Sequence[
     return torch.stack(features, -1).flatten(1)
 
 
+def _harmonics(frequency: float, sampling_rate: float) -> list[float]:
+    """The frequency itself, and those multiples of it that the signal can hold."""
+    return [frequency * one for one in HARMONICS if one == 1 or frequency * one < sampling_rate / 2]
+
+
 def canonical_correlations(trials: Tensor, sampling_rate: float, frequencies: Sequence[float]) -> Tensor:
-    """Largest canonical correlation of a trial's channels with sines and cosines at each frequency (hertz) and its
-    second harmonic: (b, c, t) -> (b, frequency). Lin et al. 2006, IEEE Trans. Biomed. Eng. 53, 2610-2614."""
+    """Largest canonical correlation of a trial's channels with sines and cosines at each frequency (hertz), and at its
+    second harmonic, if the signal can hold that: (b, c, t) -> (b, frequency). Lin et al. 2006, IEEE Trans. Biomed. Eng.
+    53, 2610-2614.
+    """
     time = torch.arange(trials.shape[-1], dtype=torch.float64) / sampling_rate
     signals = torch.linalg.qr((trials - trials.mean(-1, keepdim=True)).double().mT).Q  # (b, t, c)
     found = []
     for frequency in frequencies:
-        phases = [2 * torch.pi * frequency * harmonic * time for harmonic in HARMONICS]
+        phases = [2 * torch.pi * harmonic * time for harmonic in _harmonics(frequency, sampling_rate)]
         waves = torch.stack([wave(phase) for phase in phases for wave in (torch.sin, torch.cos)], 1)
         reference = torch.linalg.qr(waves - waves.mean(0)).Q  # (t, 2 harmonics)
         found.append(torch.linalg.svdvals(signals.mT @ reference)[:, 0])

@@ -15,7 +15,7 @@ from brainvis.models.encoder import ClassificationObjective, Encoder
 from brainvis.models.fusion import FusedEncoder
 from brainvis.training import fit, predict
 
-FOLDS = 4
+FOLDS = 3
 JOINT, LATE = "joint training", "late fusion"
 
 
@@ -70,7 +70,7 @@ def cross_validated(
         known, asked = trials[inside], trials[outside]
 
         def train(model: Encoder, training: Training, name: str, known=known, asked=asked) -> Encoder:
-            objective = ClassificationObjective(data.labels[known], data.labels[asked], training, data.sampling_rate)
+            objective = ClassificationObjective(data.labels[known], data.labels[asked], training)
             tensors = ([data.view(part), data.labels[part]] for part in (known, asked))
             options = {"name": f"{name}, a fold left out", "seed": seed, "choose": None}
             fit(model, objective, *tensors, training, precision=configuration.precision, **options)

@@ -1,9 +1,9 @@
 """What a study needs from outside: each data file and each weight, found or missing, and where it comes from.
 
-Nothing is fetched, and nothing is read that takes time: this answers in a second.
+Nothing is fetched, and nothing is read that takes time: this answers in a second, unless the data are to be opened.
 """
 
-import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,13 +11,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from brainvis.configuration import Configuration
-from brainvis.data import DATASETS, DatasetError
+from brainvis.data import DATASETS, DatasetError, load_dataset
 from brainvis.data import eegcvpr40_files as eegcvpr40
 from brainvis.data import recordings_files as recordings
 from brainvis.data.recordings_settings import read_settings, settings_file
+from brainvis.data.source import read_about
 from brainvis.files import ROOT, BrainvisError, data_folder, read_json, readable_path, readable_size, weights_folder
 from brainvis.generation import GENERATORS, weights
 from brainvis.generation.captioners import CAPTIONER, CAPTIONERS, find_captioner
@@ -32,6 +31,7 @@ TITLES = {
 }
 EVERY, PICTURES = "01-08", "05-08"  # notebooks
 PERCEIVELAB = "github.com/perceivelab/eeg_visual_classification"
+WORDNET = re.compile(r"n\d{8}$")  # a class of ImageNet
 HUB_CACHE = "the cache of huggingface_hub"
 
 
@@ -60,18 +60,48 @@ class Item:
         return self.wrong or (readable_path(self.found) if self.found else self.looked_in)
 
 
-def check(dataset: str = "phantom", backbone: str = "phantom") -> list[Item]:
-    """Every data file and weight, those that this data set and backbone need first; DatasetError: no such data set."""
+def check(dataset: str = "phantom", backbone: str = "phantom", opened: bool = False) -> list[Item]:
+    """Every data file and weight, those that this data set and backbone need first; DatasetError: no such data set.
+    With `opened`, data that seem to be there are opened as a run opens them, which tells what is wrong inside: for the
+    first time that takes as long as to read them."""
     load_extensions()
     if dataset not in DATASETS:
         raise DatasetError(f"Unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}.")
+    items, wrong = _items(dataset, backbone), ""
+    if opened and dataset != "phantom" and all(item.state == "found" for item in _first(items)):
+        _, wrong = _tried(lambda: load_dataset(dataset).checked_for("clean"))
+        items = _items(dataset, backbone)  # what was read meanwhile says more
+    if wrong:
+        place = items.index(_first(items)[0])
+        items[place] = replace(items[place], wrong=wrong)
+    return items
+
+
+def _first(items: list[Item]) -> list[Item]:
+    """What the chosen run needs of its data."""
+    return [item for item in items if item.need == "needed" and not item.what.startswith("backbone")]
+
+
+def _items(dataset: str, backbone: str) -> list[Item]:
     described = {"eegcvpr40": _eegcvpr40, "recordings": _recordings}
     items = []
     for name in DATASETS:
         own = described.get(name, partial(_dataset, name))(data_folder(name))
         items += own if name == dataset else (replace(item, need="-") for item in own)
-    pictures = dataset == "eegcvpr40" or DATASETS[dataset].has_images(data_folder(dataset), Configuration())
+    pictures = DATASETS[dataset].has_images(data_folder(dataset), Configuration())
+    pictures |= any(item.what.endswith("pictures") and item.need != "-" for item in items)  # even if they are missing
     return sorted([*items, *_backbones(backbone, pictures)], key=lambda item: list(TITLES).index(item.need))
+
+
+def command(dataset: str, backbone: str) -> str:
+    """What starts the study of all subjects of a data set that can be opened."""
+    chosen = {name: value for name, value in (("dataset", dataset), ("backbone", backbone)) if value != "phantom"}
+    words = [f"{name}={value}" for name, value in chosen.items()]
+    words += ["preset=paper"] if chosen and dataset != "recordings" else []
+    if dataset != "phantom":
+        subjects = DATASETS[dataset].subjects(data_folder(dataset), Configuration())
+        words.append(f"'subjects=[{','.join(map(str, subjects))}]'")
+    return "make reproduce" + f' ARGS="--config {" ".join(words)}"' * bool(words)
 
 
 def can_start(items: Sequence[Item]) -> bool:
@@ -134,13 +164,23 @@ def _eegcvpr40(folder: Path) -> Iterator[Item]:
     for split in ("all", "single"):
         file, need = folder / eegcvpr40.SPLIT_FILES[split], "needed" if settings.split.startswith(split) else "-"
         yield _file(f"EEGCVPR40: splits, {split}", file, "0.2 MB", PERCEIVELAB, EVERY, need)
+    about = read_about(eegcvpr40.array_file(folder, settings))  # empty until the EEG file has been read
+    if about and not about["images"]:
+        return  # they name no pictures
+    published, shown = all(map(WORDNET.match, about.get("labels", []))), about.get("images", [])
     pictures, captions = folder / "image", folder / "captions.json"
-    shown = _shown(folder, Path(eegcvpr40.EEG_FILES[settings.band]).stem)
     found, place = pictures if pictures.is_dir() else None, readable_path(pictures) + "/<WordNet id>/<name>.JPEG"
     lacking = [image for image in shown if not any(pictures.glob(f"{image.split('_')[0]}/{image}.*"))] if found else []
     wrong = f"{len(lacking)} of {len(shown)} pictures are not in it, {lacking[0]} first" if lacking else ""
-    source = "ImageNet (ILSVRC 2012, training images)"
-    yield Item("EEGCVPR40: 1,996 pictures", found, "0.2 GB", place, source, PICTURES, "useful", wrong)
+    source, count, size = "ImageNet (ILSVRC 2012, training images)", 1996, "0.2 GB"
+    if not published:
+        source, count, size, place = (
+            "you",
+            len(shown),
+            "-",
+            place.replace("<WordNet id>/<name>.JPEG", "<class>/<name>.png"),
+        )
+    yield Item(f"EEGCVPR40: {count:,} pictures", found, size, place, source, PICTURES, "useful", wrong)
     known, _ = _tried(read_json, captions, {})
     lacking = [image for image in shown if image not in (known or {})]
     wrong = f"{len(lacking)} of {len(shown)} pictures have no caption in it" if captions.is_file() and lacking else ""
@@ -152,26 +192,22 @@ def _eegcvpr40(folder: Path) -> Iterator[Item]:
     yield Item(f"captioner: {CAPTIONER}", find_captioner(CAPTIONER), size, HUB_CACHE, source, "before 05", need)
 
 
-def _shown(folder: Path, stem: str) -> list[str]:
-    """Ids of the pictures of EEGCVPR40, once its EEG file has been read; before that, none."""
-    for file in folder.glob(f"{stem}.*.safetensors"):
-        try:
-            with safe_open(file, "numpy") as content:
-                return json.loads((content.metadata() or {})["images"])
-        except (SafetensorError, OSError, ValueError, KeyError):
-            continue  # damaged: it is made anew when the data set is opened
-    return []
-
-
 def _recordings(folder: Path) -> Iterator[Item]:
-    found = folder if folder.is_dir() else None
-    files, wrong = _tried(recordings.find_recordings, folder) if found else ([], "")
-    size = readable_size(sum(recording.file.stat().st_size for recording in files)) if files else "-"
-    what = f"recordings: {len(files)} files" if files else "recordings of your own"
+    found, file = folder if folder.is_dir() else None, settings_file(folder)
+    values, bad = _tried(read_settings, folder, None, True)
+    survey, wrong = _tried(recordings.survey, folder, values and values.task) if found else (None, "")
+    files = [recording.file for recording in survey.recordings] if survey else []
+    size = readable_size(sum(file.stat().st_size for file in files)) if files else "-"
+    kinds = {recording.kind for recording in survey.recordings} if survey else set()
+    named = {"bids": " of a BIDS data set", "epochs": " of ready epochs", "array": " of arrays"}
+    what = f"recordings: {len(files)} files{named.get(''.join(kinds), '')}" if files else "recordings of your own"
     yield Item(what, found, size, readable_path(folder) + "/<subject>/", "you", "01-04", "needed", wrong)
-    file, source = settings_file(folder), "brainvis/data/recordings_example.yml"
-    _, wrong = _tried(read_settings, folder) if file.is_file() else (None, "")
-    yield _file(f"recordings: {file.name}", file, "-", source, "01-04", "needed", wrong)
+    if file.is_file() or not kinds or not kinds <= {"bids", "epochs"}:
+        yield _file(
+            f"recordings: {file.name}", file, "-", "brainvis/data/recordings_example.yml", "01-04", "needed", bad
+        )
+    for note in survey.notes if survey else ():
+        yield Item("recordings: files that are not read", folder, "-", "", "you", "01-04", "useful", note)
 
 
 def _backbones(chosen: str, drawn: bool) -> Iterator[Item]:

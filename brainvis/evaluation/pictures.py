@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -228,12 +228,21 @@ def readout(made: Tensor, truth: Tensor, levels: int, n_permutations: int = 10_0
     over all permutations of whole trials; `p` of `n_permutations` of them, one-sided; `levels`.
     """
     agreement = (made[:, :, None] == truth).double().mean(1).numpy()  # (trial, trial)
-    trials, rng = np.arange(len(truth)), np.random.default_rng(np.random.SeedSequence([seed, 2]))
-    value = np.trace(agreement) / len(truth)
-    draws = (agreement[trials, rng.permutation(len(truth))].mean() for _ in range(n_permutations))
+    value, order = np.trace(agreement) / len(truth), permutations(len(truth), n_permutations, seed)
+    blocks = (order[start : start + 1000] for start in range(0, n_permutations, 1000))
     # A hair of tolerance, so that equal sums added in another order count as equal.
-    p = (1 + sum(draw >= value - 1e-12 for draw in draws)) / (1 + n_permutations)
+    least = value - 1e-12
+    reached = sum((agreement[np.arange(len(truth)), block].mean(1) >= least).sum() for block in blocks)
+    p = (1 + reached) / (1 + n_permutations)
     return {"value": float(value), "chance": float(agreement.mean()), "p": float(p), "levels": levels}
+
+
+@lru_cache(maxsize=2)
+def permutations(trials: int, count: int, seed: int) -> NDArray[np.int32]:
+    """So many permutations of trials, (count, trial): the same for every question that is asked of them."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
+    drawn = (rng.permutation(trials) for _ in range(count))
+    return np.fromiter(drawn, np.dtype((np.int32, trials)), count)
 
 
 @dataclass(frozen=True)

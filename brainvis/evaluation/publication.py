@@ -42,9 +42,9 @@ class Publication:
         `shows` lists what is in it, see `numbers_of`, `differences_of`, `pictures_of`.
         """
         if warnings := caveats(made_from):
-            figure.text(1, 0, "\n".join(warnings), ha="right", va="bottom", fontsize=7)
+            figure.text(1, 0, "\n".join(warnings), ha="right", va="top", fontsize=7)
         for kind, metadata in METADATA.items():
-            write = partial(figure.savefig, format=kind, dpi=200, metadata=metadata)
+            write = partial(figure.savefig, format=kind, dpi=200, bbox_inches="tight", metadata=metadata)
             self._add(f"{name}.{kind}", write, caption, made_from, shows)
         return figure
 
@@ -53,7 +53,14 @@ class Publication:
         self._add(file, lambda path: path.write_text(text, encoding="utf-8"), caption, made_from)
 
     def write_index(self) -> dict[str, dict]:
-        """Write `figures.json` and the captions, and return the index: name -> files, caption, runs, what it shows."""
+        """Write `figures.json` and the captions, and return the index: name -> files, caption, runs, what it shows.
+
+        Files that an older index lists and this one does not are removed.
+        """
+        before = read_json(self.folder / INDEX) if (self.folder / INDEX).exists() else {}
+        files = {file for entry in self.index.values() for file in entry["files"]}
+        for file in {file for entry in before.values() for file in entry["files"]} - files:
+            (self.folder / Path(file).name).unlink(missing_ok=True)
         write_json(self.folder / INDEX, self.index)
         parts = []
         for name, entry in self.index.items():
@@ -192,8 +199,8 @@ def to_latex(tables: Mapping[str, pd.DataFrame]) -> str:
     """Tables by title in LaTeX; needs the package booktabs, and prints names as they are."""
     parts = ["% \\usepackage{booktabs, graphicx}; written by notebook 08"]
     for title, table in tables.items():
-        text = table.astype(object).fillna("").rename(columns=_escaped)
-        body = text.map(lambda value: _escaped(str(value))).style.hide(axis="index").to_latex(hrules=True)
+        text = table.astype(object).fillna("").rename(columns=_escaped).map(lambda value: _escaped(str(value)))
+        body = text.style.format(escape=None).hide(axis="index").to_latex(hrules=True)
         parts.append(
             f"\\begin{{table}}\n\\caption{{{_escaped(title)}}}\n\\resizebox{{\\linewidth}}{{!}}{{%\n{body}}}\n\\end{{table}}\n"
         )

@@ -22,7 +22,8 @@ from brainvis.graph import STAGES, stage_named
 from brainvis.study import Product, Study, StudyError
 
 # Score -> its column in the tables that people read, digits that are shown.
-CLASSIFICATION = {"top1": ("CA top-1", 3), "top3": ("CA top-3", 3), "top5": ("CA top-5", 3), "macro_f1": ("F1", 3)}
+CLASSIFICATION = {"top1": ("CA top-1", 3), "top3": ("CA top-3", 3), "top5": ("CA top-5", 3)}
+CLASSIFICATION |= {"balanced_accuracy": ("balanced", 3), "auc": ("AUC", 3), "macro_f1": ("F1", 3)}
 NUMBERS = ("value", "low", "high", "chance", "p")  # of a score
 # Columns of pictures: what comes first, then every other metric that has a title.
 FIRST = ("generation_accuracy", "inception_score", "fid", "clip_similarity", "ssim", "pixel_correlation")
@@ -70,6 +71,11 @@ def _rows(product: Product) -> Iterator[dict]:
     origin |= {key: results[key] for key in ("stage", "fingerprint")}
     for name, score in _scores(product.metrics):
         yield origin | {"score": name} | {key: score.get(key) for key in NUMBERS}
+
+
+def scores_of(product: Product) -> dict[str, dict]:
+    """The scores of a run by their path in its metrics, such as "fused.top1"."""
+    return dict(_scores(product.metrics))
 
 
 def _scores(metrics: dict, path: str = "") -> Iterator[tuple[str, dict]]:
@@ -139,7 +145,8 @@ def classification_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     """Classification by ablation of the encoder (as table 3), beside what the paper reports for it."""
     own = [variant for variant in studies_with_runs(study, scores) if variant.owner("fusion") == variant.ablation]
     rows = [_identity(variant) | _cells(scores, variant, "fusion", "fused", CLASSIFICATION) for variant in own]
-    return _beside_reported(_table(rows, [*IDENTITY, "seeds"], CLASSIFICATION), 3, ["ablation"], ["top-1"])
+    measured = _table(rows, [*IDENTITY, "seeds"], CLASSIFICATION)
+    return _beside_reported(measured, 3, study.dataset, ["ablation"], ["top-1"])
 
 
 def pictures_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
@@ -157,7 +164,7 @@ def pictures_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
             row["pictures of"] = words if variant.configuration.generation.semantic else "refinement stage alone"
             rows.append(row | _cells(scores, variant, "generation", kind, _picture_columns()))
     measured = _table(rows, [*IDENTITY, "seeds", "pictures of"], _picture_columns())
-    return _beside_reported(measured, 4, ["ablation", "pictures of"], ["GA", "IS", "FID"])
+    return _beside_reported(measured, 4, study.dataset, ["ablation", "pictures of"], ["GA", "IS", "FID"])
 
 
 def _identity(study: Study) -> dict:
@@ -186,16 +193,20 @@ def _cells(
 
 
 def _table(rows: list[dict], first: list[str], columns: dict) -> pd.DataFrame:
-    """Rows as a table, without the columns of pictures that nobody has."""
+    """Rows as a table, without the columns of scores that nobody has; top-1 and F1 stay."""
     frame = pd.DataFrame(rows, columns=[*first, *(title for title, _ in columns.values())])
-    return frame.drop(
-        columns=[title for title, _ in _picture_columns().values() if title in frame and not frame[title].any()]
-    )
+    rare = [title for name, (title, _) in columns.items() if name not in ("top1", "macro_f1")]
+    return frame.drop(columns=[title for title in rare if not frame[title].any()])
 
 
-def _beside_reported(measured: pd.DataFrame, number: int, keys: list[str], columns: list[str]) -> pd.DataFrame:
-    """Add the numbers of the paper's table to the right, under names that say so, with data, protocol and source."""
-    reported = reported_table(number)
+def _beside_reported(
+    measured: pd.DataFrame, number: int, dataset: str, keys: list[str], columns: list[str]
+) -> pd.DataFrame:
+    """Add the numbers of the paper's table to the right, under names that say so, with data, protocol and source; none
+    where they are of no concern to the data set."""
+    reported = reported_table(number, dataset)
+    if reported.empty:
+        return measured
     origin = reported["data set"] + ", average of subjects; " + reported["protocol"] + "; " + reported["source"]
     reminder = {f"REPORTED, not measured: {name}": reported[name].map("{:.4f}".format) for name in columns}
     reminder["reported for"] = origin

@@ -13,6 +13,7 @@ from brainvis.files.checksums import digest
 from brainvis.files.folders import ROOT
 
 
+@lru_cache(maxsize=256)  # as long as what it reads: each module is read once
 def code_digest(*modules: str, leave_out: tuple[str, ...] = ()) -> str:
     """Twelve hexadecimal digits that stand for the code of modules and of what they import from their own package.
 

@@ -6,12 +6,13 @@ owner touches (filelock's lease), because `flock` may not hold on network file s
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,14 +73,17 @@ def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: list[tu
                 raise Stopped(f"another run has taken {mark.parent} over, for this one gave no sign of life")
 
         try:
-            _execute(notebook, executed, parameters, check)
+            with _printing_to(executed.with_suffix(".log")):
+                work = _execute(notebook, executed, parameters, check)
+            _raise_failure(work, executed)
         finally:
             _end_children()
         if not mark.exists():  # it gathers the runs of all studies, so that it is as new for the others as for this one
             for whole in (*others, mark):
                 whole.touch()
         made.write_text(mark.name)
-    return f"{mark.parent}: done"
+    plan = Path(os.environ.get(PLAN, ""))
+    return progress(plan, mark.parent) if plan.is_file() else f"{mark.parent}: done"
 
 
 @contextmanager
@@ -123,13 +127,12 @@ def _state(lock: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _execute(notebook: Path, executed: Path, parameters: list[tuple[str, str]], check: Callable[[], None]) -> None:
+def _execute(notebook: Path, executed: Path, parameters: list[tuple[str, str]], check: Callable[[], None]) -> Future:
     """Run papermill in a thread of its own, so that this one hears signals, and `check` once a second."""
     # A second of imports, to check URIs by a grammar that no notebook's schema asks for: jsonschema does without it.
     sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
     from papermill.cli import _resolve_type
-    from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
     with TemporaryDirectory(prefix="brainvis-") as private:
@@ -147,11 +150,63 @@ def _execute(notebook: Path, executed: Path, parameters: list[tuple[str, str]], 
         )
         while not wait([work], timeout=1).done:
             check()
+    return work
+
+
+def _raise_failure(work: Future, executed: Path) -> None:
+    """BrainvisError, and the traceback of the notebook, if it failed."""
+    from papermill.exceptions import PapermillExecutionError
+
     try:
         work.result()
     except PapermillExecutionError as error:
         print(error, file=sys.stderr)
         raise BrainvisError(f"{executed}, cell [{error.exec_count}]: {error.ename}: {error.evalue}") from None
+
+
+@contextmanager
+def _printing_to(log: Path) -> Iterator[None]:
+    """Whatever this process and its kernels print goes to a file: libraries' warnings, papermill's messages."""
+    kept = [os.dup(number) for number in (1, 2)]
+    try:
+        with log.open("wb") as file:
+            for number in (1, 2):
+                os.dup2(file.fileno(), number)
+        yield
+    finally:
+        for number, own in zip((1, 2), kept, strict=True):
+            os.dup2(own, number)
+            os.close(own)
+
+
+def progress(plan: Path, folder: Path) -> str:
+    """What has just been done and what is left of the study: "12 of 27  04_fusion, subject 1, full; ...".
+
+    The time that is left: what the runs of each notebook took so far, at the pace of this study so far.
+    """
+    _, *jobs = json.loads(plan.read_text(encoding="utf-8"))
+    this = next((job for job in jobs if Path(job["folder"]) == folder), None)
+    if this is None:
+        return f"{folder}: done"
+    started, took, missing, worked = float(os.environ.get(STARTED, 0)), {}, [], 0.0
+    for job in jobs:
+        whole = Path(job["folder"], f"{job['fingerprint']}.whole")
+        if job is not this and not whole.exists():
+            missing.append(job["notebook"])
+        elif (results := whole.with_name("results.json")).exists():
+            seconds = json.loads(results.read_text(encoding="utf-8")).get("seconds", 0)
+            took.setdefault(job["notebook"], []).append(seconds)
+            worked += seconds if results.stat().st_mtime >= started else 0
+    means = {notebook: sum(times) / len(times) for notebook, times in took.items()}
+    usual = sum(means.values()) / max(len(means), 1)
+    left = sum(means.get(notebook, usual) for notebook in missing) * (time.time() - started) / max(worked, 1)
+    *_, study, who, ablation, _ = folder.parts
+    _, _, seed = study.partition("_seed-")
+    subject = who.removeprefix("sub-").lstrip("0")
+    what = [this["notebook"], "all subjects" if subject == "all" else f"subject {subject}", ablation]
+    what += [f"seed {seed.partition('_')[0]}"] if seed else []
+    after = f"about {max(1, round(left / 60))} min left" if missing else "all runs are there"
+    return f"{len(jobs) - len(missing):>3} of {len(jobs)}  {', '.join(what)}; {after}"
 
 
 def _on_signal(number: int, frame: object) -> None:

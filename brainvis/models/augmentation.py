@@ -4,17 +4,16 @@ import torch
 from torch import Tensor
 
 
-def augmented(trials: Tensor, sfreq: float, time_shift: float = 0.0, channel_dropout: float = 0.0) -> Tensor:
+def augmented(trials: Tensor, time_shift: float = 0.0, channel_dropout: float = 0.0) -> Tensor:
     """Trials (b, channel, time), each moved in time and without some of its channels; unchanged where both are 0.
 
     Args:
-        sfreq: sampling rate in hertz.
-        time_shift: the most that a trial is moved, in seconds, to either side; what leaves at one end comes in at the
-            other.
+        time_shift: the most that a trial is moved to either side, as a share of its length; what leaves at one end
+            comes in at the other.
         channel_dropout: probability that a channel of a trial is set to zero; the others are scaled up, as in dropout.
     """
     b, channels, samples = trials.shape
-    if reach := min(round(time_shift * sfreq), samples - 1):
+    if reach := round(time_shift * samples):
         by = torch.randint(-reach, reach + 1, (b, 1), device=trials.device)
         places = (torch.arange(samples, device=trials.device) + by) % samples  # (b, time)
         trials = trials.gather(2, places[:, None].expand(-1, channels, -1))

@@ -59,13 +59,11 @@ class ClassificationObjective:
     Args:
         train, validation: labels (trial,) of both parts.
         training: whether classes are weighed (`class_weights`), and the augmentation.
-        sfreq: sampling rate in hertz.
     """
 
     train: Tensor
     validation: Tensor
     training: Training
-    sfreq: float
 
     @property
     def weighs(self) -> bool:
@@ -86,7 +84,7 @@ class ClassificationObjective:
 
     def __call__(self, model: nn.Module, trials: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if model.training:
-            trials = augmented(trials, self.sfreq, self.training.time_shift, self.training.channel_dropout)
+            trials = augmented(trials, self.training.time_shift, self.training.channel_dropout)
         if not (self.weighs or unequal(self.train)):
             return classification_objective(model, trials, labels)
         scores = model(trials)  # (b, class)

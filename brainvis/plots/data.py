@@ -139,7 +139,7 @@ def spectra_figure(hertz: Tensor, spectra: dict[str, Tensor], evoked: Tensor, av
 
 def order_figure(data: EEGDataset, found: Successions) -> Figure:
     """Classes in the order of recording, and how often each follows itself beside its own expectation."""
-    figure, (left, right) = panels(1, 2, width_ratios=(3, 1))
+    figure, (left, right) = panels(1, 2, width_ratios=(2, 1))
     own = data.subjects == data.subjects.min()
     left.scatter(data.order[own], data.labels[own], s=12, color=PALETTE[0])
     left.set(xlabel="place in the recording", ylabel="class", title=f"subject {int(data.subjects.min())}")

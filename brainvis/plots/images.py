@@ -41,7 +41,7 @@ def accuracy_figure(scores: dict[str, dict[str, dict]], classifier: dict[str, fl
     """Generation accuracy, stage -> "all", "right", "wrong" (predicted class) -> score, beside the classifier's."""
     figure, axes = panels(width=WIDTH * 0.85)
     trials = {part: score["trials"] for parts in scores.values() for part, score in parts.items()}
-    names = {"all": "all trials", "right": "class named rightly", "wrong": "class named wrongly"}
+    names = {"all": "all trials", "right": "class predicted correctly", "wrong": "class predicted wrongly"}
     places = {"classifier": "classification\ntop-1 (CA)"}
     places |= {part: f"{words}\n({trials.get(part, 0)} trials)" for part, words in names.items()}
     style.estimates(axes, scores, places, bars=True, labels=STAGE_NAMES)
@@ -76,9 +76,9 @@ def controls_figure(scores: dict[str, dict], titles: dict[str, str], classifier:
         lines[titles[name]] = {"all": score["generation_accuracy"], **score["by_prediction"]}
     looks = {
         "all": ("o", COLOUR_OF["truth"], 0, "all trials"),
-        "right": ("^", COLOUR_OF["fused"], -0.22, "named rightly"),
+        "right": ("^", COLOUR_OF["fused"], -0.22, "predicted correctly"),
     }
-    looks["wrong"] = ("v", COLOUR_OF["test"], 0.22, "named wrongly")
+    looks["wrong"] = ("v", COLOUR_OF["test"], 0.22, "predicted wrongly")
     for part, (marker, colour, shift, words) in looks.items():
         found = [(place + shift, line[part]) for place, line in enumerate(lines.values()) if part in line]
         label = f"{words} ({found[-1][1]['trials']})" if found and "trials" in found[-1][1] else words

@@ -139,7 +139,8 @@ def mark_hit(axes: Axes, hit: bool, name: str) -> None:
     """Frame a picture and write beneath it the name that was read from it, ticked or crossed: never by colour alone."""
     colour = COLOUR_OF["hit" if hit else "miss"]
     axes.set_frame_on(True)
-    axes.spines[:].set(visible=True, color=colour, linewidth=2, linestyle="-" if hit else (0, (2, 1)))
+    axes.spines[:].set(visible=True, color=colour, linewidth=2, capstyle="butt")
+    axes.spines[:].set(linestyle="-" if hit else (0, (2, 1)))
     axes.set_xlabel(f"{'✓' if hit else '✗'} {words(name, 20)}", fontsize=7, color=colour, labelpad=2)
 
 

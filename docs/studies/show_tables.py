@@ -13,14 +13,16 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from brainvis.evaluation.bootstrap import p_text
-from brainvis.evaluation.report import METADATA, to_markdown
+from brainvis.evaluation.bootstrap import LEAST_P, p_text
+from brainvis.evaluation.publication import METADATA
+from brainvis.evaluation.report import to_markdown
 from brainvis.evaluation.reported import reported_table
 from brainvis.files import write_aside
 from brainvis.plots.style import COLOUR_OF, PALETTE, panels
 
 TABLES = yaml.safe_load(Path(__file__).with_name("tables.yml").read_text(encoding="utf-8"))["tables"]
 POINTS = 100  # of a share
+GREY = COLOUR_OF["chance"]
 SHARES = ("top-1", "top-3", "top-5", "F1", "GA", "position", "size", "caption within class", "pixel correlation")
 SWEEPS = {  # table -> measure that is drawn, and its axis
     "table6": ("top-1", "test accuracy, time branch (%)"),
@@ -56,7 +58,8 @@ def show(folder: Path) -> None:
 
 def section(name: str, frame: pd.DataFrame) -> str:
     """A table in the paper's form, and what the paper reports."""
-    cells = frame.assign(cell=[cell(line) for _, line in frame.iterrows()])
+    families = frame.groupby("measure")["p"].count()
+    cells = frame.assign(cell=[cell(line, families[line["measure"]]) for _, line in frame.iterrows()])
     measured = cells.pivot(index="row", columns="measure", values="cell")
     measured = measured.loc[frame["row"].unique(), frame["measure"].unique()].fillna("")
     measured = measured.rename_axis(index=TABLES[name]["of"]).reset_index()
@@ -77,11 +80,12 @@ def section(name: str, frame: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
-def cell(line: pd.Series) -> str:
-    """A number as people read it: with its interval, or its deviation over seeds."""
+def cell(line: pd.Series, family: int) -> str:
+    """A number as people read it: with its interval, or its deviation over seeds; a difference with p, corrected for a
+    family of so many."""
     if line["measure"].endswith(", difference"):
         points = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(POINTS * line[key] for key in ("value", "low", "high")))
-        return f"{points}, {p_text(line['p_holm'])}"
+        return f"{points}, {p_text(line['p_holm'], family * LEAST_P)}"
     digits = 3 if line["measure"] in SHARES else 2
     if not pd.isna(line["low"]):
         return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(line[key] for key in ("value", "low", "high")), d=digits)
@@ -98,6 +102,7 @@ def sweeps_figure(tables: dict[str, pd.DataFrame]) -> Figure:
         sweep_panel(place, name, frame)
     for place in list(axes.flat)[len(tables) :]:
         place.remove()
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -106,12 +111,13 @@ def sweep_panel(axes: Axes, name: str, frame: pd.DataFrame) -> None:
     lines = frame[frame["measure"] == measure].reset_index(drop=True)
     for place, line in lines.iterrows():
         seeds = POINTS * np.array(str(line["of_seeds"]).split(), float)
-        axes.plot(seeds, np.full(len(seeds), place + 0.18), "o", color=PALETTE[7], markersize=3, zorder=1)
+        names = {} if place else {"seeds": "one seed", "mean": "mean, with seeds and trials in its 95 % interval"}
+        axes.plot(seeds, np.full(len(seeds), place + 0.18), "o", color=GREY, markersize=3, label=names.get("seeds"))
         value, low, high = (POINTS * line[key] for key in ("value", "low", "high"))
-        axes.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o", color=PALETTE[0], capsize=3)
+        reach = [[value - low], [high - value]]
+        axes.errorbar(value, place, xerr=reach, fmt="o", color=PALETTE[0], capsize=3, label=names.get("mean"))
     if not pd.isna(chance := lines["chance"].iloc[0]):
-        axes.axvline(POINTS * chance, color=COLOUR_OF["chance"], linestyle="--", linewidth=1)
-        axes.text(POINTS * chance, -0.62, " chance", color=COLOUR_OF["chance"], fontsize=7, va="top")
+        axes.axvline(POINTS * chance, color=GREY, linestyle="--", linewidth=1, label="chance")
     labels = [str(row).replace(", ", ",\n") for row in lines["row"]]
     axes.set_yticks(range(len(lines)), labels)
     axes.set_ylim(len(lines) - 0.4, -0.7)

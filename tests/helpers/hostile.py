@@ -12,10 +12,12 @@ import zlib
 from functools import cache
 from pathlib import Path
 
+import h5py
 import mne
 import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
+from scipy.io import savemat
 
 MARKER = "INJECTED"
 
@@ -199,9 +201,9 @@ def recorded(file: Path) -> None:
     raw.save(file, overwrite=True, verbose="ERROR")
 
 
-def looping(file: Path) -> None:
+def looping(file: Path, write=recorded) -> None:
     """A FIF file without a directory, whose third tag leads back to the first."""
-    recorded(file)
+    write(file)
     whole = bytearray(file.read_bytes())
     size = struct.unpack(">i", whole[8:12])[0]
     pointer = 16 + size
@@ -264,6 +266,68 @@ def vision(data: str):
         file.write_text("Brain Vision Data Exchange Header File Version 1.0\n" + header)
 
     return write
+
+
+def hdf5(file: Path) -> None:
+    """A MATLAB 7.3 file with one packed matrix of 80 GB, of which not one number is stored."""
+    with h5py.File(file, "w") as content:
+        content.create_dataset("data", (10**5, 10**5), "f8", chunks=True, compression="gzip")
+
+
+def hdf5_elsewhere(file: Path) -> None:
+    """A MATLAB 7.3 file whose matrix is a part of another file."""
+    with h5py.File(file, "w") as content:
+        content.create_dataset("data", (10,), "u1", external=[("/etc/passwd", 0, 10)])
+
+
+def beside(ending: str, write):
+    """EEGLAB's small file, and its signals beside it as `write` makes them."""
+
+    def both(file: Path) -> None:
+        fields = {"setname": "x", "nbchan": 1, "trials": 3, "pnts": 100, "srate": 100.0, "data": file.stem + ending}
+        fields |= {"chanlocs": [], "event": [], "epoch": [], "xmin": 0.0, "xmax": 0.99}
+        savemat(file, fields, appendmat=False)
+        write(file.with_name(file.stem + ending))
+
+    return both
+
+
+def epochs(file: Path) -> None:
+    info = mne.create_info(2, 100.0, "eeg")
+    made = mne.EpochsArray(np.ones((3, 2, 100)), info, verbose="ERROR")
+    made.save(file, overwrite=True, verbose="ERROR")
+
+
+def looping_epochs(file: Path) -> None:
+    looping(file, epochs)
+
+
+def array(shape: tuple, kind: str = "<f8", content: bytes = bytes(800)):
+    """A file of numpy.save whose header promises this."""
+
+    def write(file: Path) -> None:
+        head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape!r}, }}".encode()
+        head += b" " * (-(len(head) + 11) % 64) + b"\n"
+        file.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + content)
+
+    return write
+
+
+def pickled_array(file: Path) -> None:
+    np.save(file, np.array([Calls(os.system, f"touch {file.parent / MARKER}")], dtype=object), allow_pickle=True)
+
+
+def data_set(name: str, write):
+    """A BIDS data set of one recording, which is whole, with this table or description in it."""
+
+    def make(file: Path) -> None:
+        vision(f"{file.stem}.eeg")(file)
+        file.with_suffix(".eeg").write_bytes(bytes(2000))
+        table = file.parent / name if name[0] != "/" else file.parent.parent.parent / name[1:]
+        table.unlink(missing_ok=True)
+        write(table)
+
+    return make
 
 
 def link(target: str):
@@ -359,6 +423,36 @@ RECORDINGS = {
     "garbage.gdf": text(b"GDF 2.10" + b"\xff" * 3000), "pickle_raw.fif": saved({"a": 1}), "huge.edf": sparse(2**40),
     "device_raw.fif": link("/dev/zero"), "pipe_raw.fif": os.mkfifo, "circle.edf": circle, "loop-eve.fif": looping,
     "pipe-eve.fif": os.mkfifo, "cut-eve.fif": cut(recorded),
+}  # fmt: skip
+ROWS = b"onset\tduration\ttrial_type\n"
+CHANNELS = b"name\ttype\tunits\tstatus\n"
+DATA_SETS = {  # name: (table or description, its content)
+    "wide": ("sub-01_task-x_events.tsv", text(b"\t" * 2**24)),
+    "long": ("sub-01_task-x_channels.tsv", text(CHANNELS + b"x" * 2**20 + b"\n" + b"Cz\tEEG\tuV\tgood\n" * 10**4)),
+    "huge": ("sub-01_task-x_events.tsv", sparse(2**41)), "pipe": ("sub-01_task-x_channels.tsv", os.mkfifo),
+    "device": ("sub-01_task-x_events.tsv", link("/dev/zero")), "circle": ("sub-01_task-x_events.tsv", circle),
+    "garbage": ("sub-01_task-x_events.tsv", text(bytes(range(256)) * 100)), "folder": ("/participants.tsv", Path.mkdir),
+    "people": ("/participants.tsv", os.mkfifo), "deep": ("sub-01_task-x_eeg.json", text("[" * 10**6)),
+    "words": ("sub-01_task-x_events.tsv", text(ROWS + b"now\tlong\tface\n")),
+    "uneven": ("sub-01_task-x_events.tsv", text(ROWS + b"1\n2\t3\t4\t5\n")),
+    "one column": ("sub-01_task-x_events.tsv", text(b"onset\n1\n")),
+    "no events": ("sub-01_task-x_events.tsv", text(ROWS)),
+    "other channels": ("sub-01_task-x_channels.tsv", text(CHANNELS + b"Oz\tEEG\tuV\tgood\n")),
+    "above": ("/task-x_events.tsv", os.mkfifo),
+}  # fmt: skip
+BIDS = {f"{name}/sub-01/eeg/sub-01_task-x_eeg.vhdr": data_set(*made) for name, made in DATA_SETS.items()}
+EPOCHS = {
+    "loop-epo.fif": looping_epochs, "cut-epo.fif": cut(epochs), "pickle-epo.fif": saved({"a": 1}),
+    "pipe-epo.fif": os.mkfifo, "raw-epo.fif": recorded,  # bombs are recordings', read by the same checks
+    "hdf5.set": hdf5, "elsewhere.set": hdf5_elsewhere, "some.set": text(b"x"), "pipe.set": beside(".fdt", os.mkfifo),
+    "zero.set": beside(".fdt", link("/dev/zero")), "short.set": beside(".fdt", text(b"x" * 100)),
+}  # fmt: skip
+ARRAYS = {
+    "pickle": pickled_array, "promise": array((10**6, 10**6, 10**3)), "objects": array((10,), "|O"),
+    "overflow": array((2**62, 2**62)), "negative": array((-1, 8)), "no kind": array((10,), "os.system"),
+    "long head": lambda file: file.write_bytes(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**26) + bytes(2**26)),
+    "deep head": lambda file: file.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", 60000) + b"(" * 60000),
+    "zip": saved({"a": 1}), "cut": cut(lambda file: np.save(file, np.ones(1000))),
 }  # fmt: skip
 
 

@@ -99,6 +99,6 @@ def copy_checkout(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("brainvis", "notebooks", "profiles", "docs/studies"):
         if (ROOT / part).exists():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / part, folder / part)  # with what is compiled, and the times that it goes by
     shutil.copy(ROOT / "Snakefile", folder)
     return folder
