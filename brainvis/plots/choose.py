@@ -83,7 +83,7 @@ class Choice:
         shown = "".join(
             self._shown(frame, at, file, side) for frame, at, file in zip(frames, where, files, strict=True)
         )
-        flow = "display:flex;flex-wrap:wrap;gap:12px;align-items:flex-end"
+        flow = "display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start"
         self.html = f'<div class="choose"><div style="{flow}">{heads}</div><div style="{flow}">{shown}</div></div>'
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
