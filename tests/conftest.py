@@ -53,18 +53,8 @@ def locked_study(tmp_path_factory) -> Path:
             compileall.compile_dir(checkout / "brainvis", quiet=1)  # a locked checkout keeps nothing that is compiled
             assert World(folder / "plan", checkout=checkout).planned() == JOBS
             world, lock = locked_world(folder / "written", checkout)
-            study = [
-                sys.executable,
-                "-m",
-                "snakemake",
-                "--directory",
-                str(world.runs),
-                "--cores",
-                "2",
-                "--config",
-                *GRID,
-            ]
-            answer = world.run(*lock, *study)
+            where = ["--directory", str(world.runs), "--cores", "2"]
+            answer = world.run(*lock, sys.executable, "-m", "snakemake", *where, "--config", *GRID)
             assert answer.returncode == 0, answer.stdout + answer.stderr
             (folder / "answer.json").write_text(json.dumps({"locked": bool(lock)}))
     return folder
@@ -78,9 +68,10 @@ def smoke_study(locked_study) -> Path:
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
             copy_checkout(folder)
-            written, others = locked_study / "written", ("data", "figures")  # among the runs of a locked checkout
-            shutil.copytree(written / "runs", folder / "runs", ignore=shutil.ignore_patterns(".snakemake", *others))
-            for name in others:
+            written = locked_study / "written"
+            (study,) = (written / "runs").glob("phantom_*")
+            shutil.copytree(study, folder / "runs" / study.name)
+            for name in ("data", "figures"):  # among the runs of a checkout that cannot be written to
                 shutil.copytree(written / ("" if (written / name).exists() else "runs") / name, folder / name)
             (folder / "done").touch()
     return folder

@@ -79,6 +79,7 @@ def test_targets_read_from_text_are_those_written(tmp_path):
 def test_a_run_writes_what_it_shows(tmp_path, capsys):
     file = tmp_path / "results.json"
     usual = ["steps", "--size", "smoke", "--case", "frequency", "--rounds", "2", "--device", "cpu", "--threads", "1"]
+    usual += ["--precision", "float32"]
     usual += ["--file", str(file), "--scratch", str(tmp_path)]
     assert benchmarks.main(usual) == 0
     report, shown = json.loads(file.read_text()), capsys.readouterr().out
@@ -86,6 +87,7 @@ def test_a_run_writes_what_it_shows(tmp_path, capsys):
     assert torch.__version__.startswith(report["machine"]["versions"]["torch"])
     (row,) = report["rows"]
     assert (row["part"], row["case"], row["size"]) == ("steps", "frequency branch", "smoke")
+    assert row["settings"]["precision"] == "float32"
     assert row["package"]["rounds"] == 2 and row["package"]["low"] <= row["package"]["median"] <= row["package"]["high"]
     for part in ("times_baseline", "share_of_ceiling"):
         assert row[part]["low"] > 0

@@ -1,11 +1,13 @@
 """Files made to harm: every reader answers in one sentence that names the file, within seconds and 2 GB; nothing runs.
 
-What is tried is in `helpers.hostile`; one process reads all that one reader gets: its peak is that of the worst.
+What is tried is in `helpers.hostile`; one process reads all that the readers of a module get: its peak is that of the
+worst.
 """
 
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -130,23 +132,50 @@ for line in sys.stdin:
 """
 
 
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Where the files of a reader are, and what it said of each; one process reads for all readers of a module."""
+    known: dict[str, tuple[Path, dict[str, list]]] = {}
+
+    def of(reader: str) -> tuple[Path, list]:
+        (module, _), _, _ = READERS[reader]
+        if module not in known:
+            folder = tmp_path_factory.mktemp("hostile")
+            known[module] = folder, asked(module, folder)
+        folder, said = known[module]
+        return folder, said.get(reader, [])
+
+    return of
+
+
+def asked(module: str, folder: Path) -> dict[str, list]:
+    """The worker's lines for each reader of a module."""
+    calls, readers = [], []
+    for reader, ((place, call), ending, attacks) in READERS.items():
+        if place != module:
+            continue
+        calls.append([call, str(folder / f"absent{ending}")])  # imports what is imported late
+        readers.append(None)
+        for number, (name, write) in enumerate(attacks.items()):
+            file = folder / reader / str(number) / (f"file{ending}" if ending else name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(file)
+            calls.append([call, str(file)])
+            readers.append(reader)
+    command, lines = [sys.executable, "-c", WORKER, module], "\n".join(map(json.dumps, calls))
+    answer = subprocess.run(command, input=lines, text=True, capture_output=True, cwd=folder)
+    print(answer.stderr[-2000:])
+    said, given = defaultdict(list), [line for line in answer.stdout.splitlines() if line.startswith("[")]
+    for reader, line in zip(readers, given, strict=False):  # it may have ended early
+        said[reader].append(json.loads(line))
+    return said
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="pipes, devices and limits of Linux")
 @pytest.mark.parametrize("reader", READERS)
-def test_hostile_files_are_refused_in_a_sentence(reader, tmp_path):
-    (module, call), ending, attacks = READERS[reader]
-    asked = [json.dumps([call, str(tmp_path / f"absent{ending}")])]  # imports what is imported late
-    for number, (name, write) in enumerate(attacks.items()):
-        place = tmp_path / str(number)
-        place.mkdir()
-        file = place / (f"file{ending}" if ending else name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(file)
-        asked.append(json.dumps([call, str(file)]))
-    answer = subprocess.run(
-        [sys.executable, "-c", WORKER, module], input="\n".join(asked), text=True, capture_output=True, cwd=tmp_path
-    )
-    lines = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("[")][1:]
-    assert len(lines) == len(attacks), f"ended at {list(attacks)[len(lines)]}: {answer.stderr[-2000:]}"
+def test_hostile_files_are_refused_in_a_sentence(reader, answers):
+    attacks, (folder, lines) = READERS[reader][2], answers(reader)
+    assert len(lines) == len(attacks), f"ended at {list(attacks)[len(lines)]}"
     wrong = []
     for name, (_, path, kind, said, seconds, peak) in zip(attacks, lines, strict=True):
         expected = "read" if (reader, name) in HARMLESS else "refused"
@@ -154,7 +183,7 @@ def test_hostile_files_are_refused_in_a_sentence(reader, tmp_path):
         if kind != expected or not whole or seconds > SECONDS or peak > BYTES:
             wrong.append(f"{name}: {kind} in {seconds:.1f} s, peak {peak / 1e9:.2f} GB: {said[:300]!r}")
     assert not wrong, "\n".join(wrong)
-    assert not list(tmp_path.rglob(f"*{MARKER}*")), "code of a file was run"
+    assert not list(folder.rglob(f"*{MARKER}*")), "code of a file was run"
     slowest, peak = max(line[4] for line in lines), lines[-1][5] / 1e9
     print(f"{reader}: {len(lines)} files, slowest {slowest:.2f} s, peak {peak:.2f} GB")
 

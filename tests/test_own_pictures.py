@@ -13,7 +13,10 @@ from brainvis.configuration import Phantom
 from brainvis.phantom.stimuli import CLASS_NAMES, SHOWN_CLASSES, plan_session, render
 
 RATE, NAMES, CLASSES = 250.0, ["Oz", "O1", "O2", "POz"], 3
-GRID = ["dataset=recordings", "preset=smoke", "subjects=[4]", "ablations=[full]"]
+PRESET = """
+start: smoke
+generation: {trials: 4, semantic_steps: 2, refinement_steps: 2, controls: 2}
+"""
 
 
 def write_recordings(folder):
@@ -48,13 +51,15 @@ def world(tmp_path_factory):
     folder = made.folder / "data" / "recordings"
     folder.mkdir(parents=True)
     write_recordings(folder)
-    answer = made.snakemake("--until", "06_generation", grid=GRID)
+    (made.folder / "own.yml").write_text(PRESET)
+    grid = ["dataset=recordings", f"preset={made.folder / 'own.yml'}", "subjects=[4]", "ablations=[full]"]
+    answer = made.snakemake("--until", "06_generation", grid=grid)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return made
 
 
 def results(world, stage):
-    return world.results("sub-04", "full", stage, study="recordings_smoke")
+    return world.results("sub-04", "full", stage, study="recordings_own")
 
 
 def test_captions_of_own_pictures_are_aligned_with(world):
@@ -65,9 +70,9 @@ def test_captions_of_own_pictures_are_aligned_with(world):
 
 def test_pictures_are_drawn_for_own_recordings(world):
     made = results(world, "generation")["metrics"]
-    assert made["trials"] == 8 and {"semantic", "refined"} <= made.keys()
-    pictures = list((world.runs / "recordings_smoke/sub-04/full/generation/pictures").rglob("*.png"))
-    assert len(pictures) >= 16
+    assert made["trials"] == 4 and {"semantic", "refined"} <= made.keys()
+    pictures = list((world.runs / "recordings_own/sub-04/full/generation/pictures").rglob("*.png"))
+    assert len(pictures) >= 8
 
 
 def test_the_recordings_were_cut_once(world):

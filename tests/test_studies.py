@@ -16,7 +16,10 @@ from brainvis.files import ROOT
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """The study of pre-training at smoke size."""
-    content = runpy.run_path(str(ROOT / "docs" / "studies" / "pretraining.py"))
+    folder = ROOT / "docs" / "studies"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        content = runpy.run_path(str(folder / "pretraining.py"))
     small = {name: Phantom(subjects=1, images_per_class=4, classes=8, design=name) for name in ("interleaved", "block")}
     globals_of_it = content["run"].__globals__
     globals_of_it |= {"BASE": PRESETS["smoke"], "STEPS": {0.5: 4, 1.0: 4}, "RATES": (1e-3, 3e-3)}
@@ -27,7 +30,8 @@ def study(tmp_path_factory):
         patch.setenv("BRAINVIS_DATA", str(folder / "data"))
         parts = [(kind, seed, "interleaved") for seed in (0, 1) for kind in ("none", "lmm", "masked_signal")]
         parts += [(kind, 0, "block") for kind in ("none", "lmm")]
-        for kind, seed, world in [*parts, ("lmm_data2vec", 0, "interleaved")]:
+        parts += [(kind, 0, "interleaved") for kind in ("lmm_data2vec", "lmm_same_50")]
+        for kind, seed, world in parts:
             content["run"](kind, seed, world, folder)
     return SimpleNamespace(folder=folder, **content)
 
@@ -40,7 +44,8 @@ def test_a_part_says_what_was_chosen_and_which_trials_are_right(study):
         assert row["validation"][f"{row['rate']:g}"] == max(row["validation"].values())
         assert row["words"] and all(row["test"] <= share <= 1 for share in row["words"].values())
     assert "probe" not in json.loads((study.folder / "none-0-interleaved.json").read_text())
-    assert len(json.loads((study.folder / "lmm-0-block.json").read_text())["rows"]) == 1  # all labels
+    for name in ("lmm-0-block", "lmm_same_50-0-interleaved"):
+        assert len(json.loads((study.folder / f"{name}.json").read_text())["rows"]) == 1  # all labels
 
 
 def test_the_figure_is_of_what_is_there_and_pairs_seeds(study, tmp_path):
@@ -78,9 +83,9 @@ def test_a_share_of_the_labels_has_every_class_and_whole_pictures(study):
 def test_snakemake_knows_the_parts(tmp_path):
     world = World(tmp_path)
     answer = world.snakemake("--dry-run", "study")
-    assert answer.returncode == 0 and "pretraining_part        54" in answer.stdout + answer.stderr
+    assert answer.returncode == 0 and "pretraining_part        66" in answer.stdout + answer.stderr
     place = world.figures / "study" / "pretraining"
     place.mkdir(parents=True)
     (place / "lmm-0-interleaved.json").write_text("{}")
     answer = world.snakemake("--dry-run", "study")
-    assert "pretraining_part        53" in answer.stdout + answer.stderr
+    assert "pretraining_part        65" in answer.stdout + answer.stderr

@@ -86,7 +86,8 @@ def line(study, *what):
 
 def test_all_that_is_named_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("BRAINVIS_RUNS", str(tmp_path))
-    plan = scripts().PLAN
+    content = scripts()
+    plan = content.PLAN
     for name, part in plan["parts"].items():
         choice = Choice(ablation=part.get("ablation", name))
         with unchanging():
@@ -95,8 +96,9 @@ def test_all_that_is_named_is_there(tmp_path, monkeypatch):
     for table in plan["tables"].values():
         rows = [label for label, *_ in table["rows"]]
         assert all(isinstance(label, str) for label in rows) and table.get("against", rows[0]) in rows
-        for label, part, stage, _ in table["rows"]:
+        for label, part, stage, prefix in table["rows"]:
             assert stage in plan["parts"][part]["stages"], label
+            assert f"{prefix}.".startswith(content.PREFIXES), f"{label}: parts do not keep scores of {prefix}"
     assert Choice(ablation="codewords_660").owner("lmm_pretraining") == "full"  # which stands for it in table 6
 
 

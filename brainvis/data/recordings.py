@@ -44,7 +44,7 @@ def open_recordings(folder: Path, settings: Path | str | None, fingerprint: str)
     """All recordings below `folder` as trials; see `load_recordings`. `order` counts a subject's trials in time."""
     file, values = settings_file(folder, settings), own_settings(folder, settings)
     found = survey(folder, values.task)
-    code = code_digest("brainvis.data.recordings_continuous", "brainvis.data.recordings_epochs", __name__)
+    code = code_digest(__name__, leave_out=("brainvis.configuration", "brainvis.files"))  # with all that it imports
     made_from = digest([signals_fingerprint(folder, values, found), code, mne.__version__])
     target = stored_beside(folder) / f"{file.stem}.trials.safetensors"
     signals, about = stored(target, made_from, lambda: _cut(folder, values, file, found, target, made_from))

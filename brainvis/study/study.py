@@ -152,7 +152,8 @@ class Study(Choice):
             plain = {key: torch.as_tensor(value).detach().cpu().contiguous() for key, value in arrays.items()}
             write_aside(folder / "arrays.safetensors", lambda path: save_file(plain, path))
         made = [folder / f"{name}.safetensors" for name in [*(weights or {}), *(["arrays"] if arrays else [])]]
-        made += sorted(f for f in self.pictures.rglob("*.*") if f.is_file()) if stage == "generation" else []
+        drawn = self.pictures.rglob("*.*") if stage == "generation" else ()
+        made += sorted(file for file in drawn if file.is_file())
         owner = self.owning(stage)
         results = {
             "stage": stage,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from other_recordings import ORIGINS, pretraining_on
 from torch import Tensor
 
 from brainvis.configuration import PRESETS, Phantom, Training
@@ -47,6 +48,7 @@ KINDS = {
     "lmm_data2vec": "LMM, targets as in data2vec",
     "masked_signal": "masked reconstruction of the signal",
 }
+KINDS_AND_ORIGINS = KINDS | ORIGINS  # of the latter, which are pre-trained on other trials, all labels only
 WORLDS = {
     "interleaved": Phantom(),
     "interleaved_drift_0.5": Phantom(drift=0.5),
@@ -71,13 +73,14 @@ def pretrained(kind: str, data: EEGDataset, partition: Partition, seed: int) -> 
         return encoder, said
     signal = kind == "masked_signal"
     model = MaskedSignalModel(encoder) if signal else LatentMaskedModel(encoder)
+    trials, training = pretraining_on(kind, data, partition, config.pretraining)
     history = fit(
         model,
         masked_signal_objective if signal else masked_modeling_objective,
-        [data.view(partition.train)],
+        [trials],
         [data.view(partition.validation)],
-        config.pretraining,
-        name=KINDS[kind],
+        training,
+        name=KINDS_AND_ORIGINS[kind],
         seed=seed,
         choose=None,
         after_step=None if signal else model.update_target,
@@ -132,7 +135,7 @@ def run(kind: str, seed: int, world: str, folder: Path) -> None:
     partition = data.partition("clean")
     encoder, said = pretrained(kind, data, partition, seed)
     start, rows = encoder.state_dict(), []
-    for share in STEPS if world == "interleaved" else [1.0]:
+    for share in STEPS if world == "interleaved" and kind in KINDS else [1.0]:
         some = labelled(data, partition.train, share, seed)
         tried = {rate: finetuned(start, data, partition, some, STEPS[share], rate, seed) for rate in rates[share]}
         validation = {rate: history.kept("validation_accuracy") for rate, (history, _) in tried.items()}
@@ -222,7 +225,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("run")
-    one.add_argument("kind", choices=KINDS)
+    one.add_argument("kind", choices=KINDS_AND_ORIGINS)
     one.add_argument("seed", type=int)
     one.add_argument("world", choices=WORLDS)
     one.add_argument("folder", type=Path)

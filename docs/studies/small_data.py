@@ -2,8 +2,8 @@
 
     python docs/studies/small_data.py ssvep=recordings
 
-writes a table of docs/small_data.md, between the two marks that name it, from the runs of notebook 04 of a study, named
-by its folder. docs/small_data.md says how the runs are made. Nothing here trains.
+writes a table of docs/small_data.md, between the two marks that name it, from the runs of notebook 04 of a study, which
+its folder names. docs/small_data.md says how the runs are made. Nothing here trains.
 """
 
 import argparse

@@ -5,7 +5,7 @@ import re
 
 import yaml
 
-from brainvis.files import figures_folder, runs_folder
+from brainvis.files import data_folder, figures_folder, runs_folder
 
 PRETRAINING = ["none", "lmm", "lmm_regression", "lmm_tokens", "lmm_data2vec", "masked_signal"]
 WORLDS = [f"{design}{drift}" for design in ("interleaved", "block") for drift in ("", "_drift_0.5", "_drift_1")]
@@ -14,6 +14,9 @@ SEEDS = range(3)
 PART_FOLDER = figures_folder() / "study" / "pretraining"
 PARTS = [f"{kind}-{seed}-interleaved" for seed in SEEDS for kind in PRETRAINING]
 PARTS += [f"{kind}-{seed}-{world}" for seed in SEEDS for world in WORLDS[1:] for kind in ("none", "lmm")]
+ORIGINS = ["lmm_same_25", "lmm_same_50", "lmm_other_head", "lmm_both"]  # table 5
+ORIGINS += ["lmm_ssvep"] if data_folder("ssvep_exo").is_dir() else []  # what is not there is left out, and tables.md says so
+PARTS += [f"{kind}-{seed}-interleaved" for seed in SEEDS for kind in ORIGINS]
 
 
 rule study:

@@ -3,6 +3,7 @@ do. Every figure is a ratio within a run in which contestants take turns; nothin
 
 make benchmark                                        all parts, demo and paper size: ten minutes on two idle cores
 make benchmark ARGS="steps --size paper --case fusion"
+make benchmark ARGS="steps --size paper --case masked --batch 64 --precision float32"
 make benchmark ARGS=--full                            the data at full size, every training, ViT-H/14: hours on a CPU
 make benchmark ARGS=grid                               whole studies through snakemake, a quarter of an hour
 make benchmark ARGS=--show                            the table of what was measured so far
@@ -40,6 +41,7 @@ class Options:
     environment: Environment
     scratch: Path  # weights and data that are made for this, and kept
     full: bool
+    precision: str  # of trainings: "auto", "float32" or "bfloat16"
     rounds: int | None  # None: what suits the case
     batch: int | None
     steps: int | None
@@ -55,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--case", nargs="+", help="only rows whose names have one of these words")
     parser.add_argument("--full", action="store_true", help="data and judges at full size, which takes long on a CPU")
     parser.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of trainings")
     parser.add_argument("--threads", type=int, default=_threads(), help="default: OMP_NUM_THREADS, else all cores")
     for name, what in (("rounds", "turns of each"), ("batch", "trials in a step"), ("steps", "steps in a turn")):
         parser.add_argument(f"--{name}", type=int, help=f"{what} (default: what suits the case)")
@@ -72,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen.scratch.mkdir(parents=True, exist_ok=True)
     environment = Environment(chosen.threads, chosen.scratch.resolve())
     found = ask(("benchmarks.__main__:machine", {"device": chosen.device}), environment)
-    kept = ("sizes", "full", "rounds", "batch", "steps")
+    kept = ("sizes", "full", "precision", "rounds", "batch", "steps")
     choices = {name: getattr(chosen, name if name != "sizes" else "size") for name in kept}
     options = Options(device=found["device"], environment=environment, scratch=chosen.scratch.resolve(), **choices)
     report = {"machine": found | {"threads": chosen.threads}, "rows": []}

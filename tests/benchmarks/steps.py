@@ -105,7 +105,9 @@ def baseline_tensors(case: Case) -> list[Tensor]:
 # Contestants; units are trials
 
 
-def package(turns: Turns, case: str, size: str, batch: int, steps: int, trials: int, warm: int, device: str) -> None:
+def package(
+    turns: Turns, case: str, size: str, batch: int, steps: int, trials: int, warm: int, device: str, precision: str
+) -> None:
     """`fit`, from one optimiser step to another: whatever it does in between is in the time."""
     torch.manual_seed(0)
     made, done, seen = package_case(case, size, trials), 0, {}
@@ -126,7 +128,8 @@ def package(turns: Turns, case: str, size: str, batch: int, steps: int, trials: 
             turns(steps * batch)
 
     training, few = replace(made.training, epochs=1, batch_size=batch), [tensor[:1] for tensor in made.tensors]
-    fit(made.model, watched, made.tensors, few, training, name=case, seed=0, device=device, after_step=after_step)
+    where = {"device": device, "precision": precision}
+    fit(made.model, watched, made.tensors, few, training, name=case, seed=0, after_step=after_step, **where)
 
 
 def obvious(turns: Turns, case: str, size: str, batch: int, steps: int, trials: int, warm: int, device: str) -> None:
@@ -243,7 +246,7 @@ def _step(case: str, size: str, options) -> dict:
     trials = (chosen["warm"] + rounds * chosen["steps"] + 1) * chosen["batch"]
     arguments = {"case": case, "size": size, "trials": trials, "device": options.device, **chosen}
     contestants = {
-        "package": ("benchmarks.steps:package", arguments),
+        "package": ("benchmarks.steps:package", arguments | {"precision": options.precision}),
         "baseline": ("benchmarks.steps:obvious", arguments),
     }
 
