@@ -28,6 +28,17 @@ NUMBERS = ("value", "low", "high", "chance", "p")  # of a score
 # Columns of pictures: what comes first, then every other metric that has a title.
 FIRST = ("generation_accuracy", "inception_score", "fid", "clip_similarity", "ssim", "pixel_correlation")
 IDENTITY = ["subject", "ablation", "protocol"]  # columns
+NARROW = (
+    "subject",
+    "ablation",
+    "pictures of",
+    "seeds, classifier",
+    "CA top-1",
+    "seeds, pictures",
+    "GA",
+    "FID",
+    "2-way CLIP",
+)
 
 
 def gather_scores(study: Study) -> pd.DataFrame:
@@ -165,6 +176,11 @@ def pictures_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
             rows.append(row | _cells(scores, variant, "generation", kind, _picture_columns()))
     measured = _table(rows, [*IDENTITY, "seeds", "pictures of"], _picture_columns())
     return _beside_reported(measured, 4, study.dataset, ["ablation", "pictures of"], ["GA", "IS", "FID"])
+
+
+def narrow(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of one of these tables that a page has room for; `results.md` has them all."""
+    return table[[name for name in table if name in NARROW or name.startswith("REPORTED")]]
 
 
 def _identity(study: Study) -> dict:
