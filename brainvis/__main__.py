@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=_caption)
 
     command = commands.add_parser("original", help="load the checkpoints that the authors send into a study")
-    command.add_argument("files", nargs="+", metavar="FILE", type=Path, help="see docs/real_data.md")
+    command.add_argument(
+        "files", nargs="+", metavar="FILE", type=Path, help="the authors' files; see docs/real_data.md"
+    )
     _add_choice(command, dataset="eegcvpr40", subject=None, preset="paper", protocol="paper", backbone="sd15")
     command.set_defaults(run=_original)
 

@@ -16,14 +16,15 @@ generation: {semantic_steps: 1, refinement_steps: 2}
 ENCODERS = "time, frequency, spectrum_cnn, eegnet, shallow, loudness"
 REFUSED = """
 import sys
-from brainvis.graph import Choice, StudyError
+from brainvis.files import BrainvisError
+from brainvis.graph import Choice
 for choice, words in (
     ({"dataset": "toy", "backbone": "paintr"}, "painter"),
     ({"preset": sys.argv[1]}, sys.argv[2]),
 ):
     try:
         Choice(**choice)
-    except StudyError as error:
+    except BrainvisError as error:
         print(words if words in str(error) and "\\n" not in str(error) else error)
 """
 

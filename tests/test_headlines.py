@@ -19,7 +19,9 @@ def interval(value, reach=0.05):
 
 def rows(gain=0.1, pretraining=-0.2, p=0.001, size=0.3, told=0.2):
     """What a made-up study of two subjects says."""
-    scores = {"fused.top1": interval(0.6), "linear.top1": interval(0.5), "difference.late.top1": interval(gain)}
+    scores = {"fused.top1": interval(0.6), "difference.late.top1": interval(gain)}
+    scores |= {"baselines.band_power.top1": interval(0.5), "baselines.covariances.top1": interval(0.4)}
+    scores |= {"difference.band_power.top1": interval(0.1), "difference.covariances.top1": interval(0.2)}
     found = [{"stage": "fusion", "score": name, **score} for name, score in scores.items()]
     found += [{"stage": "generation", "score": "refined.generation_accuracy", **interval(0.55), "chance": 0.02}]
     means = pd.DataFrame([{"subject": s, "ablation": "full", **row} for s in (1, 2) for row in found])
@@ -36,7 +38,10 @@ def rows(gain=0.1, pretraining=-0.2, p=0.001, size=0.3, told=0.2):
 def test_rows_tell_the_numbers_and_what_is_shown():
     classified, generated, pretraining, besides = rows()
     assert classified.answers == dict.fromkeys((1, 2), ".600 [.550, .650]") and "(seeds: 3)" in classified.asked
-    assert "Chance is .025; a linear baseline reaches .500 and .500." in classified.meaning
+    assert classified.meaning.startswith(
+        "Chance is .025. The best of 2 baselines without a network reads .500 (band power)"
+    )
+    assert "BrainVis differs from it by +10.0 [+5.0, +15.0] points and +10.0" in classified.meaning
     assert "changes late fusion by +10.0 [+5.0, +15.0] points and" in classified.meaning
     assert "told the true name, it changes by +20.0 [+15.0, +25.0] points and" in generated.meaning
     assert "blind to EEG, it changes by +0.0 [-5.0, +5.0] points (not shown)" in generated.meaning

@@ -320,6 +320,9 @@ def test_every_number_is_traced_to_its_run_its_fingerprint_and_its_commit(study,
     assert difference.startswith("0.2500 [0.1000, 0.5000]") and all(run in difference for run in runs_of_pair)
     with pytest.raises(BrainvisError, match="other.png is not in .*it lists bars.png"):
         trace(tmp_path / "other.png")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "worth.json").write_text("{}")
+    assert "worth.json, which a study of docs/studies wrote" in trace(tmp_path / "study" / "worth.png")[0]
     with pytest.raises(BrainvisError, match="notebook 08 writes it"):
         trace(tmp_path / "elsewhere" / "bars.png")
 

@@ -82,7 +82,7 @@ def run(folder: Path, place: str, heavy: bool = True, **environment: str) -> tup
     process = begin(folder, place, heavy=heavy, **environment)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    return told(folder)[-1], said
+    return told(folder)[-1], said + (folder / "run" / "toy.log").read_text()
 
 
 def wait_for(condition, seconds: float = 60) -> None:
@@ -136,7 +136,7 @@ def test_a_kernel_ends_with_whoever_asked(place, folder, number):
     wait_for(lambda: told(folder))
     process.send_signal(number)
     process.communicate(timeout=20)
-    wait_for(lambda: not psutil.pid_exists(told(folder)[0]["pid"]), 5)
+    wait_for(lambda: not psutil.pid_exists(told(folder)[0]["pid"]), 20)
     assert server(place).is_running()
 
 
@@ -150,7 +150,7 @@ def test_the_server_and_its_kernels_end_with_the_study(folder):
     wait_for(lambda: told(folder))
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs([*started, psutil.Process(told(folder)[0]["pid"])], timeout=5)
+    _, alive = psutil.wait_procs([*started, psutil.Process(told(folder)[0]["pid"])], timeout=20)
     assert not alive and not Path(place).parent.exists()
     run_of_it.communicate(timeout=60)
     assert run_of_it.returncode  # its kernel died

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from brainvis.evaluation.baselines import BASELINES, SHORT
 from brainvis.evaluation.comparisons import LEVEL, corrected_p
 from brainvis.evaluation.report import scores_of
 from brainvis.files import BrainvisError, write_aside
@@ -40,17 +41,26 @@ def headlines(means: pd.DataFrame, differences: pd.DataFrame, generation: Sequen
 
 
 def _classification(means: pd.DataFrame) -> Headline | None:
-    fused, linear = _of_full(means, "fusion", "fused.top1"), _of_full(means, "fusion", "linear.top1")
+    fused, late = _of_full(means, "fusion", "fused.top1"), _of_full(means, "fusion", "difference.late.top1")
     if not fused:
         return None
-    late, chance = _of_full(means, "fusion", "difference.late.top1"), next(iter(fused.values()))["chance"]
-    beaten = [f"{_number(row['value'])}" for row in linear.values()]
-    said = f"Chance is {_number(chance)}; a linear baseline reaches {_listed(beaten)}. " if linear else ""
-    gains = [_points(row) + ("" if _apart(row) else " (not shown)") for row in late.values()]
+    plain = {name: _of_full(means, "fusion", f"baselines.{name}.top1") for name in BASELINES}
+    plain = {name: rows for name, rows in plain.items() if rows}
+    said, best = f"Chance is {_number(next(iter(fused.values()))['chance'])}. ", {}
+    for subject in fused:
+        known = {name: rows[subject]["value"] for name, rows in plain.items() if subject in rows}
+        best |= {subject: max(known, key=known.__getitem__)} if known else {}
+    if best:
+        reads = [f"{_number(plain[name][subject]['value'])} ({SHORT[name]})" for subject, name in best.items()]
+        said += f"The best of {len(plain)} baselines without a network reads {_listed(reads)}"
+        ahead = [_of_full(means, "fusion", f"difference.{name}.top1").get(subject) for subject, name in best.items()]
+        gains = [_gain(row) for row in ahead if row]
+        said += f"; BrainVis differs from it by {_listed(gains)}. " if gains else ". "
+    gains = [_gain(row) for row in late.values()]
     said += f"Training both branches jointly changes late fusion by {_listed(gains)}." if gains else ""
-    seeds = _seeds(fused.values())
     answers = {subject: _interval(row) for subject, row in fused.items()}
-    return Headline(f"How often is the class named from EEG? Top-1 accuracy{seeds}", answers, said.strip(), "04_fusion")
+    asked = f"How often is the class named from EEG? Top-1 accuracy{_seeds(fused.values())}"
+    return Headline(asked, answers, said.strip(), "04_fusion")
 
 
 def _generation(means: pd.DataFrame, runs: dict[int, Product]) -> Headline | None:
@@ -62,7 +72,7 @@ def _generation(means: pd.DataFrame, runs: dict[int, Product]) -> Headline | Non
     parts = []
     for name, words in (("true_name", "told the true name"), ("average", "led by the average embedding, blind to EEG")):
         found = [scores.get(f"controls.{name}.minus_cascade") for scores in controls.values()]
-        found = [_points(score) + ("" if _apart(score) else " (not shown)") for score in found if score]
+        found = [_gain(score) for score in found if score]
         parts += [f"{words}, it changes by {_listed(found)}"] if found else []
     said = f"The judge ranks the class shown first among 50 (chance {_number(next(iter(final.values()))['chance'])}). "
     said += f"Of the trials with controls: {'; '.join(parts)}." if parts else ""
@@ -163,9 +173,9 @@ def _points(score: dict) -> str:
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}] points"
 
 
-def _apart(score: dict) -> bool:
-    """Whether its interval leaves out 0."""
-    return score["low"] > 0 or score["high"] < 0
+def _gain(score: dict) -> str:
+    """A difference, and whether its interval contains 0."""
+    return _points(score) + ("" if score["low"] > 0 or score["high"] < 0 else " (not shown)")
 
 
 def _seeds(rows: Sequence[dict]) -> str:

@@ -3,6 +3,7 @@
 The same results give the same files, byte for byte.
 """
 
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -176,6 +177,12 @@ def trace(file: Path) -> list[str]:
     Raises:
         BrainvisError: the file is not in the index of its folder.
     """
+    if not (file.parent / INDEX).is_file() and file.with_suffix(".json").is_file():  # of a study of hours
+        numbers = file.with_suffix(".json")
+        command = ["git", "log", "-1", "--format=%h, %s", "--", numbers.name]
+        commit = subprocess.run(command, cwd=numbers.parent, capture_output=True, text=True).stdout.strip()
+        said = f"Drawn from {numbers}, which a study of docs/studies wrote; its README says how."
+        return [said, f"Committed in: {commit or 'not committed'}"]
     if not (file.parent / INDEX).is_file():
         raise BrainvisError(f"{file.parent} has no {INDEX}: notebook 08 writes it beside the figures")
     index = read_json(file.parent / INDEX)

@@ -59,7 +59,7 @@ def guidance_sweep(
 def _refined(generator, start, names, settings: Mapping[float, Generation], what, seed, trials, folder) -> dict:
     return {
         value: refinement_stage(
-            generator, start[:, None], names, config, seed, trials, folder=folder and folder / f"{what}_{value:g}"
+            generator, start[:, None], names, config, seed, trials, folder=folder and folder / _named(what, value)
         )[:, 0]
         for value, config in settings.items()
     }
@@ -78,7 +78,7 @@ def line_pictures(
     one = replace(config, samples=1)
     return {
         place: semantic_stage(
-            generator, embeddings, one, seed, trials, folder=folder and folder / f"between_{place:g}"
+            generator, embeddings, one, seed, trials, folder=folder and folder / _named("between", place)
         )[:, 0]
         for place, embeddings in between_texts(coarse, fine).items()
     }
@@ -96,3 +96,8 @@ def names_seen(
     answers = ask(judges.classifier, *(Pictures(made[:, None], judges) for made in pictures.values()))
     return {key: [known[place] for place in said["class"][:, 0].argmax(-1).tolist()]
             for key, said in zip(pictures, answers, strict=True)}  # fmt: skip
+
+
+def _named(what: str, value: float) -> str:
+    """Name of a folder; without a dot, which only names of files have."""
+    return f"{what}_{value:g}".replace(".", "_")

@@ -190,6 +190,7 @@ def in_words(
         peak = f"at best {decoded.accuracy[best]:.1%}, at {moments[best]:.0f} ms (chance {decoded.chance:.1%})"
         sure = moments[decoded.above]
         when = f"above chance between {sure[0]:.0f} and {sure[-1]:.0f} ms" if len(sure) else "nowhere above chance"
+        when = f"above chance at {sure[0]:.0f} ms" if len(sure) == 1 else when
         counted = f"{int(decoded.above.sum())} of {len(moments)} windows"
         sensors = over_scalp[name]
         channel = data.channels[int(sensors.accuracy.argmax())]

@@ -83,7 +83,7 @@ class Choice:
         shown = "".join(
             self._shown(frame, at, file, side) for frame, at, file in zip(frames, where, files, strict=True)
         )
-        flow = "display:flex;flex-wrap:wrap;gap:12px;align-items:flex-end"
+        flow = "display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start"
         self.html = f'<div class="choose"><div style="{flow}">{heads}</div><div style="{flow}">{shown}</div></div>'
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
@@ -119,7 +119,8 @@ class Choice:
         kind = "png" if file.startswith(b"\x89PNG") else "jpeg"
         source = f"data:image/{kind};base64,{base64.b64encode(file).decode()}"
         image = f'<img alt="{words}" style="{look}" src="{source}">'
-        beneath = f'<div style="font-size:85%;max-width:{max(side, 160)}px">{words}</div>' if words else ""
+        width = f"max-width:{max(side, 160)}px" if of_pixels else "max-width:100%"
+        beneath = f'<div style="font-size:85%;{width}">{words}</div>' if words else ""
         return f"<div {_at(places, visible)}>{image}{beneath}</div>"
 
 

@@ -12,7 +12,7 @@ LIT, UNLIT, INK = style.PALETTE[1], (0.62, 0.62, 0.62), (0.15, 0.15, 0.15)
 HIGH = 1.15  # inches, and the units of the drawing, as the width is
 # Of each stage: left, bottom, width, height; what the box says under the number of its notebook.
 BOXES = {
-    "exploration": ((0.05, 0.35, 0.95, 0.5), "EEG, pictures"),
+    "exploration": ((0.05, 0.35, 0.95, 0.5), "data"),
     "lmm_pretraining": ((1.3, 0.63, 1.2, 0.48), "time branch"),
     "frequency_branch": ((1.3, 0.05, 1.2, 0.48), "frequency branch"),
     "fusion": ((2.8, 0.35, 0.95, 0.5), "fusion"),

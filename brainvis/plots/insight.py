@@ -8,6 +8,7 @@ import mne
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -105,6 +106,7 @@ def moving_average_figure(momentum: float, steps: int, tokens: Tensor, most: int
     figure.colorbar(picture, ax=right, label="trials (%)")
     right.set_yticks(range(len(common)), [f"codeword {word}" for word in common.tolist()], fontsize=7)
     right.set(xlabel="unit of the trial", title="when codewords occur")
+    right.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
 
 

@@ -75,19 +75,19 @@ def choose_precision(device: torch.device, asked: str = "auto", convolutions: bo
 @cache
 def bfloat16_gain(convolutions: bool = False) -> float:
     """How many times faster this CPU is in bfloat16 than in float32 at matrix products or convolutions: the best of
-    many, in turn, so that what else the machine does falls on both."""
+    many, in turn, by the processor's clock, so that what else the machine does falls on neither."""
     pairs = [_factors(dtype, convolutions) for dtype in (torch.float32, torch.bfloat16)]
-    best, start = [float("inf"), float("inf")], time.monotonic()
-    while time.monotonic() < start + SECONDS:
+    best, start = [float("inf"), float("inf")], time.thread_time()
+    while time.thread_time() < start + SECONDS:
         for index, (first, second) in enumerate(pairs):
-            before = time.perf_counter()
+            before = time.thread_time()
             functional.conv2d(first, second, padding=1) if convolutions else first @ second
-            best[index] = min(best[index], time.perf_counter() - before)
+            best[index] = min(best[index], time.thread_time() - before)
     return best[0] / best[1]
 
 
 def _factors(dtype: torch.dtype, convolutions: bool) -> list[Tensor]:
-    """Ones, not random numbers: nobody's random state is touched. Products of milliseconds: few are interrupted."""
+    """Ones, not random numbers: nobody's random state is touched."""
     if not convolutions:
         return [torch.ones(512, 512, dtype=dtype) for _ in range(2)]
     shapes = (4, 256, 16, 16), (256, 256, 3, 3)  # pictures and kernels

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from brainvis.configuration import Phantom
 from brainvis.data.dataset import EEGDataset
 from brainvis.evaluation import confounds
+from brainvis.evaluation.publication import METADATA
 from brainvis.files import ROOT, code_digest, digest, write_json
 from brainvis.phantom.head import electrodes
 from brainvis.phantom.recording import record, split_by_image
@@ -134,7 +135,9 @@ def main(arguments: list[str] | None = None) -> None:
         chosen.figures.mkdir(parents=True, exist_ok=True)
         table, figure = summary(points), chosen.figures / "audit_calibration.png"
         write_json(figure.with_suffix(".json"), table, indent=1)
-        calibration_figure(table).savefig(figure, dpi=150, metadata={"Software": None})
+        drawn = calibration_figure(table)
+        for kind, metadata in METADATA.items():
+            drawn.savefig(figure.with_suffix(f".{kind}"), dpi=150, metadata=metadata)
     print(f"{len(points)} of {len(wanted)} points are there")
 
 
