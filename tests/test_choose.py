@@ -1,6 +1,8 @@
 """Choices among pictures: the output of a notebook, and what a browser makes of it."""
 
+import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -9,6 +11,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from brainvis.plots import style
 from brainvis.plots.choose import Choice, Frame
@@ -41,7 +44,10 @@ def test_the_first_choice_is_shown_where_no_script_runs():
 
 def test_other_readers_get_a_picture():
     bundle = made()._repr_mimebundle_()
-    assert bundle["image/png"].startswith("iVBOR") and bundle["text/plain"] == "Choice(class: 2, step: 3)"
+    assert bundle["text/plain"] == "Choice(class: 2, step: 3)"
+    row = np.asarray(Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))))
+    assert row.shape == (128, 4 * 128 + 3 * 6, 3)  # of the first class: its own, and one a step, enlarged
+    assert row[0, 0, 0] == 10 and row[0, -1, 0] == 20
 
 
 def test_names_stay_text():

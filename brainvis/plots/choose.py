@@ -2,7 +2,8 @@
 
 Moving a slider asks neither a kernel nor a widget library, so the same output works in JupyterLab, in an executed
 notebook that somebody else opens, and in an exported page without a network. Where scripts do not run, the first choice
-is shown; where HTML is not shown at all, its first picture stands for it.
+is shown. Where HTML is not shown at all, a picture stands for it: the figures of the first choice, or all pictures of
+the first option of the first control.
 """
 
 import base64
@@ -76,8 +77,13 @@ class Choice:
         if (size := sum(map(len, files))) > MOST:
             raise ValueError(f"{len(files)} pictures are {size:,} bytes; choose among fewer, {MOST:,} are allowed")
         first = {name: options[0] for name, options in self.controls.items()}
-        self.first = _png(
-            next(frame.picture for frame, at in zip(frames, where, strict=True) if at.items() <= first.items())
+        leading = dict(list(first.items())[:1])
+        self.first = _in_a_row(
+            [
+                frame.picture
+                for frame, at in zip(frames, where, strict=True)
+                if at.items() <= (first if isinstance(frame.picture, Figure) else {**at, **leading}).items()
+            ]
         )
         heads = "".join(self._control(name, name in sliders) for name in self.controls)
         shown = "".join(
@@ -150,3 +156,19 @@ def _png(picture: Figure | Pixels) -> bytes:
     else:
         Image.fromarray(np.asarray(picture)).save(file, "png", optimize=True)
     return file.getvalue()
+
+
+def _in_a_row(pictures: Sequence[Figure | Pixels]) -> bytes:
+    """Pictures side by side as one PNG file; small ones are enlarged."""
+    images = [Image.open(io.BytesIO(_png(picture))).convert("RGB") for picture in pictures]
+    for image in images:
+        image.thumbnail((10 * LARGE, 2 * LARGE))
+    larger = max(1, LARGE // 2 // max(image.height for image in images))
+    images = [image.resize((larger * image.width, larger * image.height), Image.Resampling.NEAREST) for image in images]
+    gap = 6
+    row = Image.new("RGB", (sum(image.width + gap for image in images) - gap, max(i.height for i in images)), "white")
+    left = 0
+    for image in images:
+        row.paste(image, (left, 0))
+        left += image.width + gap
+    return _png(np.asarray(row))
