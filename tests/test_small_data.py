@@ -1,5 +1,6 @@
 """Small and unequal data: weighed classes, augmentation, baselines of all kinds, the better one of what was joined."""
 
+import copy
 import runpy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -268,18 +269,42 @@ def test_joint_training_has_to_be_better_than_all_that_it_joins():
     assert joining.better_one({joining.LATE: 0.0}) == joining.LATE  # no epoch was better than the beginning
 
 
-def test_few_validation_trials_are_joined_by_training_trials_that_are_left_out_once(joined):
-    data, configuration, *_ = joined
+def test_few_validation_trials_are_each_left_out_once_of_joint_training(joined):
+    data, configuration, branches, model = joined
     partition = data.partition("clean")
-    enough = replace(partition, validation=torch.arange(40))
-    assert joining.judges(data, enough) is enough.validation
     few = replace(partition, validation=partition.validation[:6])
-    judges = joining.judges(data, few)
-    assert len(judges) == len(partition.train) + 6
-    found = joining.cross_validated(configuration, data, judges, None, seed=0)
-    assert set(found) == {joining.LATE, "time", "frequency", joining.JOINT}
-    for scores in found.values():
-        assert scores.shape == (len(judges), 2) and (scores.abs().sum(1) > 0).all()
+    settings = replace(configuration.fusion.training, epochs=1)
+    labels = data.labels[few.validation]
+    objective = ClassificationObjective(data.labels[few.train], labels, settings)
+    begin = copy.deepcopy(model).start_from(branches, classifier=True)
+    before = copy.deepcopy(begin.state_dict())
+    found = joining.left_out(begin, objective, data, few, seed=0)
+    assert found.shape == (6, 2) and (found.abs().sum(1) > 0).all()
+    assert all(torch.equal(value, before[name]) for name, value in begin.state_dict().items())
+    data.labels[few.validation[0]] = 1 - data.labels[few.validation[0]]  # its own label has no part in its scores
+    again = joining.left_out(begin, objective, data, few, seed=0)
+    data.labels[few.validation[0]] = 1 - data.labels[few.validation[0]]
+    torch.testing.assert_close(again[0], found[0])
+    assert not torch.equal(again, found)
+
+
+def test_the_validation_trials_of_all_subjects_choose_among_rivals_and_joint_training_has_to_gain(joined, oddball):
+    data, _, branches, model = joined
+    few = replace(data.partition("clean"), validation=data.partition("clean").validation[:6])
+    labels = data.labels[few.validation]
+    objective = ClassificationObjective(data.labels[few.train], labels, Training(epochs=1))
+    rivals = joining.rivals(model, branches)
+    right = torch.eye(2)[labels]
+    best, wrong = (
+        joining.with_all_subjects(rivals, logits, objective, oddball, data, few) for logits in (right, 1 - right)
+    )
+    shown = oddball.partition("clean").validation
+    for name, rival in rivals.items():
+        with torch.no_grad():
+            scores = rival.eval()(oddball.trials[shown])
+        assert best[name] == wrong[name] == pytest.approx(objective.score(scores, oddball.labels[shown]))
+    assert joining.better_one(wrong) != joining.JOINT
+    assert best[joining.JOINT] - wrong[joining.JOINT] == pytest.approx(1)
 
 
 # The page

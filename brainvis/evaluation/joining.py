@@ -4,18 +4,15 @@ import copy
 from collections.abc import Iterable, Mapping
 
 import torch
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import KFold
 from torch import Tensor
 
-from brainvis.configuration import Configuration, Training
 from brainvis.data.dataset import EEGDataset, Partition
-from brainvis.evaluation.evidence import FEW
-from brainvis.models import new_encoder
 from brainvis.models.encoder import ClassificationObjective, Encoder
 from brainvis.models.fusion import FusedEncoder
 from brainvis.training import fit, predict
 
-FOLDS = 3
+FOLDS = 4
 JOINT, LATE = "joint training", "late fusion"
 
 
@@ -55,53 +52,45 @@ def rivals(model: FusedEncoder, branches: Mapping[str, Encoder]) -> dict[str, Fu
     return found
 
 
-def cross_validated(
-    configuration: Configuration, data: EEGDataset, trials: Tensor, time: Encoder | None, seed: int
-) -> dict[str, Tensor]:
-    """Class scores (trial, class) of joint training and its `rivals` for `trials` that were left out, in `FOLDS` folds.
+def left_out(
+    model: FusedEncoder, objective: ClassificationObjective, data: EEGDataset, partition: Partition, seed: int
+) -> Tensor:
+    """Class scores (validation trial, class) of joint training from `model` as it begins: each validation trial is left
+    out once, in `FOLDS` folds, and learning goes on from training and the other validation trials to the last epoch.
 
-    Everything is trained anew without the fold, on the others alone, to the last epoch: what notebooks 02 and 03 left
-    has met most of these trials. `time` is the time branch as pre-training left it, which has seen no label.
+    Validation trials are those that no branch has learned from, so that nothing else can tell what training adds; and
+    with no epoch to choose, few of them are enough to be asked.
     """
-    labels, classes = data.labels[trials], len(data.class_names)
-    splitter = StratifiedKFold(min(FOLDS, _fewest(labels)), shuffle=True, random_state=seed)
-    logits: dict[str, Tensor] = {}
-    for inside, outside in splitter.split(trials, labels):
-        known, asked = trials[inside], trials[outside]
-
-        def train(model: Encoder, training: Training, name: str, known=known, asked=asked) -> Encoder:
-            objective = ClassificationObjective(data.labels[known], data.labels[asked], training)
-            tensors = ([data.view(part), data.labels[part]] for part in (known, asked))
-            options = {"name": f"{name}, a fold left out", "seed": seed, "choose": None}
-            fit(model, objective, *tensors, training, precision=configuration.precision, **options)
-            return model
-
-        branches = {}
-        for name in configuration.fusion.branches:
-            torch.manual_seed(seed)
-            encoder = new_encoder(name, configuration, **data.signature, n_outputs=classes)
-            if name == "time" and time is not None:
-                encoder = copy.deepcopy(time).add_classifier(classes)
-            encoder.prepare(data.view(known))
-            of_time = name == "time"
-            training = configuration.time.finetuning if of_time else configuration.frequency.training
-            branches[name] = train(encoder, training, name)
-        model = FusedEncoder(**data.signature, n_outputs=classes, configuration=configuration)
-        of_fold = rivals(model, branches)
-        model.start_from(branches, classifier=configuration.fusion.classifier == "branches")
-        of_fold[JOINT] = train(model, configuration.fusion.training, "fusion")
-        for name, one in of_fold.items():
-            scores = logits.setdefault(name, torch.zeros(len(trials), classes))
-            scores[outside] = predict(one, data.trials[asked])
+    own = partition.validation
+    logits = torch.zeros(len(own), len(data.class_names))
+    for others, asked in KFold(min(FOLDS, len(own)), shuffle=True, random_state=seed).split(own):
+        trained, known = copy.deepcopy(model), torch.cat([partition.train, own[others]])
+        tensors = ([data.view(part), data.labels[part]] for part in (known, own[asked]))
+        options = {"name": "fusion, some left out", "seed": seed, "choose": None}
+        fit(trained, objective, *tensors, objective.training, **options)
+        logits[asked] = predict(trained, data.trials[own[asked]])
     return logits
 
 
-def judges(data: EEGDataset, partition: Partition) -> Tensor:
-    """The trials that choose between joint training and its rivals: the validation trials, or, where these are too few,
-    those of training, too, each left out once (`cross_validated`)."""
-    both = torch.cat([partition.train, partition.validation])
-    can = partition.honest and _fewest(data.labels[both]) > 1
-    return both if can and len(partition.validation) < FEW else partition.validation
+def with_all_subjects(
+    rivals: Mapping[str, FusedEncoder],
+    joint: Tensor,
+    objective: ClassificationObjective,
+    everybody: EEGDataset,
+    data: EEGDataset,
+    partition: Partition,
+) -> dict[str, float]:
+    """What to choose by where a subject has few validation trials: the rivals' score on those of all subjects, whose
+    branches they are; and of joint training that of the best rival, and what it gains over that one on this subject's
+    own, `joint` being the class scores of `left_out`."""
+    shown = everybody.partition(partition.protocol).validation
+    values = {
+        name: objective.score(predict(model, everybody.view(shown)), everybody.labels[shown])
+        for name, model in rivals.items()
+    }
+    best, labels = better_one(values), data.labels[partition.validation]
+    own = objective.score(predict(rivals[best], data.trials[partition.validation]), labels)
+    return values | {JOINT: values[best] + objective.score(joint, labels) - own}
 
 
 def better_one(values: Mapping[str, float]) -> str:
@@ -109,8 +98,3 @@ def better_one(values: Mapping[str, float]) -> str:
     others = [name for name in values if name != JOINT]
     rival = max(others, key=lambda name: (values[name], name == LATE), default=JOINT)
     return JOINT if values.get(JOINT, 0.0) > values.get(rival, -1.0) else rival
-
-
-def _fewest(labels: Tensor) -> int:
-    counts = labels.bincount()
-    return int(counts[counts > 0].min())

@@ -17,6 +17,7 @@ from brainvis.plots.style import WIDTH, Pixels, empty_figure, panels
 COLOURS_OF_MEASURES = {"CA top-1": "fused", "GA": "refined"}
 TITLES = {"top1": "top-1", "top5": "top-5", "balanced_accuracy": "balanced accuracy"}
 KEYS = ("value", "low", "high")
+MOST_INSIDE = 3  # subjects: the names of more hide their points
 SUBJECTS, MARKERS = [style.PALETTE[number] for number in (0, 3, 4, 5, 9, 7)], "os^Dv"
 # Of scores of the fusion stage: what stands beneath them, in this order; other branches go after the first two.
 FEATURES = {"time": "time branch", "frequency": "frequency branch", "late": "late fusion", "fused": "BrainVis"}
@@ -62,7 +63,10 @@ def classification_figure(
         names = [FEATURES.get(name, style.words(name, 14)) for name in features]
         axis.set_xticks(range(len(features)), names, rotation=30, ha="right")
         axis.set(title=TITLES[top], ylim=(0, 102))
-        axis.legend(loc="upper left" if top == "top1" else "best")
+        if len(subjects) <= MOST_INSIDE:
+            axis.legend(loc="upper left" if top == "top1" else "best")
+    if len(subjects) > MOST_INSIDE:
+        axes[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     axes[0].set_ylabel("test trials named correctly (%)")
     return figure
 
