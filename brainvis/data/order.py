@@ -7,7 +7,7 @@ class. What was recorded before the event cannot hold a response to it.
 import mne
 import numpy as np
 
-from brainvis.data.recordings_files import RecordingsSettings
+from brainvis.data.recordings_settings import RecordingsSettings
 
 REACH = 4  # places to either side that are looked at, nearer ones with more weight
 EXCHANGES = 199  # of labels within sessions
