@@ -72,7 +72,7 @@ CHANGES = {
     ),
     "a plot": ("brainvis/plots/training.py", r"height=3\.4", "height=3.5", {}),
     "a table": ("brainvis/evaluation/report.py", r'"CA top-1"', '"CA, top-1"', {}),
-    "a sentence": ("notebooks/02_lmm_pretraining.ipynb", "Labels are not looked at", "Nobody looks at labels", {}),
+    "a sentence": ("notebooks/02_lmm_pretraining.ipynb", "Labels are not used", "Nobody uses labels", {}),
     "a parameter typed into a notebook": ("notebooks/04_fusion.ipynb", "subject = 1", "subject = 2", {}),
     "another encoder": ("brainvis/models/eegnet.py", r"0\.5\b", "0.4", {}),
     "another data set": ("brainvis/data/recordings.py", r"0\.25", "0.2", {}),

@@ -6,9 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from brainvis.configuration import TimeBranch
 from brainvis.configuration.differences import preset_differences
 from brainvis.data.dataset import EEGDataset
 from brainvis.evaluation import masking, text_line, time_resolved
+from brainvis.evaluation.analysis import codebook_use
+from brainvis.models.time import LatentMaskedModel, TimeEncoder
 from brainvis.plots.follow import followed_trial, nearest
 
 RATE, SAMPLES, CHANNELS, PER_CLASS, CLASSES = 200.0, 80, 6, 60, 4
@@ -158,3 +161,13 @@ def test_the_true_text_is_always_listed():
     cosines, texts = torch.tensor([0.1, 0.9, 0.5, 0.7]), "abcd"
     assert [text for text, _, _ in nearest(cosines, texts, true=2, count=2)] == ["b", "d", "c"]
     assert [true for _, _, true in nearest(cosines, texts, true=3, count=2)] == [False, True]
+
+
+def test_tokens_of_every_unit():
+    """As `codebook_use` counts them."""
+    config = TimeBranch(unit_length=8, width=8, heads=2, layers=1, feedforward=8, regressor_layers=1, codewords=5)
+    data = recorded()
+    model = LatentMaskedModel(TimeEncoder(**data.signature, config=config)).eval()
+    tokens = masking.tokens_of(model, data.view(torch.arange(12)))
+    assert tokens.shape == (12, 10)
+    assert torch.equal(tokens.flatten().bincount(minlength=5), codebook_use(model, data.view(torch.arange(12))))
