@@ -4,7 +4,6 @@ import json
 import runpy
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from helpers.world import World
@@ -20,8 +19,10 @@ def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         content = runpy.run_path(str(folder / "pretraining.py"))
+        shown = runpy.run_path(str(folder / "show_pretraining.py"))
     small = {name: Phantom(subjects=1, images_per_class=4, classes=8, design=name) for name in ("interleaved", "block")}
     globals_of_it = content["run"].__globals__
+    shown["show"].__globals__["STEPS"] = globals_of_it["STEPS"]
     globals_of_it |= {"BASE": PRESETS["smoke"], "STEPS": {0.5: 4, 1.0: 4}, "RATES": (1e-3, 3e-3)}
     globals_of_it["WORLDS"].clear()
     globals_of_it["WORLDS"].update(small)
@@ -33,7 +34,7 @@ def study(tmp_path_factory):
         parts += [(kind, 0, "interleaved") for kind in ("lmm_data2vec", "lmm_same_50")]
         for kind, seed, world in parts:
             content["run"](kind, seed, world, folder)
-    return SimpleNamespace(folder=folder, **content)
+    return SimpleNamespace(folder=folder, **(shown | content))
 
 
 def test_a_part_says_what_was_chosen_and_which_trials_are_right(study):
@@ -48,27 +49,30 @@ def test_a_part_says_what_was_chosen_and_which_trials_are_right(study):
         assert len(json.loads((study.folder / f"{name}.json").read_text())["rows"]) == 1  # all labels
 
 
-def test_the_figure_is_of_what_is_there_and_pairs_seeds(study, tmp_path):
-    study.figure(study.folder, tmp_path)
+def test_what_is_shown_is_of_what_is_there_and_pairs_seeds(study, tmp_path):
+    study.show(study.folder, tmp_path)
     kept = json.loads((tmp_path / "pretraining.json").read_text())
     both = [json.loads((study.folder / f"{kind}-{seed}-interleaved.json").read_text())["rows"][1]["test"]
             for kind in ("lmm", "none") for seed in (0, 1)]  # fmt: skip
     gain = kept["gain over none"]["interleaved | lmm | 1"]
-    assert gain["value"] == pytest.approx((sum(both[:2]) - sum(both[2:])) / 2) and gain["seeds"] == 2
-    assert kept["gain over none"]["interleaved | lmm_data2vec | 1"]["seeds"] == 1
+    assert gain["value"] == pytest.approx((sum(both[:2]) - sum(both[2:])) / 2) and gain["seeds"] == [0, 1]
+    assert kept["accuracy"]["interleaved | lmm | 1"]["seeds"] == pytest.approx(both[:2])
+    assert kept["gain over none"]["interleaved | lmm_data2vec | 1"]["seeds"] == [0]
     assert (tmp_path / "pretraining.png").stat().st_size > 10_000
+    words = (tmp_path / "pretraining.md").read_text()
+    assert f"{gain['value'] * 100:+.1f} [" in words and "masked reconstruction of the signal" in words
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match="no results yet"):
-        study.figure(tmp_path / "empty", tmp_path)
+        study.show(tmp_path / "empty", tmp_path)
 
 
-def test_the_interval_holds_seeds_and_trials(study):
-    rng = np.random.default_rng(0)
-    alike = [rng.random(400) < 0.5 for _ in range(4)]
-    apart = [rng.random(400) < share for share in (0.2, 0.4, 0.6, 0.8)]
-    widths = [(found := study.interval(right))["high"] - found["low"] for right in (alike, apart)]
-    assert widths[1] > 3 * widths[0]  # seeds that scatter count
-    assert study.interval(apart, apart) == {"value": 0, "low": 0, "high": 0, "seeds": 4}  # and pairs take them out
+def test_what_is_said_of_a_gain_follows_from_its_p(study):
+    def kept(p):
+        gain = {"value": 0.1, "low": 0.05, "high": 0.15, "p": p, "p_holm": p, "family": 1, "seeds": [0, 1, 2]}
+        return {"gain over none": {"interleaved | lmm | 1": gain}}
+
+    assert "shown to help, LMM as released (100%); shown to harm, none." in study.verdict(kept(0.01), "interleaved")
+    assert "shown to help, none; shown to harm, none." in study.verdict(kept(0.2), "interleaved")
 
 
 def test_a_share_of_the_labels_has_every_class_and_whole_pictures(study):

@@ -1,8 +1,9 @@
 """What is pre-training worth? The time branch, fine-tuned on a share of the labels, after each kind of pre-training.
 
     snakemake --cores 2 pretraining_study                    all of it: hours, and it goes on where it was
-    python docs/studies/pretraining.py run lmm 0 interleaved FOLDER     one kind, seed and world
-    python docs/studies/pretraining.py figure FOLDER figures/study      the figures and their numbers, of what is there
+    python docs/studies/pretraining.py lmm 0 interleaved FOLDER    one kind, seed and world
+
+`show_pretraining.py` makes a figure and a text of them.
 
 The learning rate of each kind and share is chosen on validation trials among `RATES`, because each start has its own
 best one: with the first seed, for all seeds. The epoch is chosen in every run. Test trials are read once, with what was
@@ -11,12 +12,9 @@ and a pre-training that learns it would help.
 """
 
 import argparse
-import sys
-from collections import defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from other_recordings import ORIGINS, pretraining_on
 from torch import Tensor
@@ -30,7 +28,6 @@ from brainvis.files import read_json, write_json
 from brainvis.models.encoder import classification_objective
 from brainvis.models.masked_signal import MaskedSignalModel, masked_signal_objective
 from brainvis.models.time import LatentMaskedModel, TimeEncoder, masked_modeling_objective
-from brainvis.plots.style import PALETTE, chance_line, panels
 from brainvis.training import History, computed_in, fit, predict
 
 BASE = PRESETS["demo"]
@@ -148,6 +145,7 @@ def run(kind: str, seed: int, world: str, folder: Path) -> None:
         rows.append(row | tested(data, partition.test, predicted))
         print(f"{kind}, seed {seed}, {world}, {share:.0%} of labels: {rows[-1]['test']:.3f}", flush=True)
     made = {"kind": kind, "seed": seed, "world": world, "rows": rows, **said}
+    made |= {name: getattr(data, name)[partition.test].tolist() for name in ("images", "labels")}
     made |= {"configuration": asdict(BASE.time), "computed_in": computed_in, "torch": torch.__version__}
     write_json(part(folder, kind, seed, world), made)
 
@@ -163,76 +161,10 @@ def tested(data: EEGDataset, test: Tensor, predicted: Tensor) -> dict:
     return {"test": right.double().mean().item(), "words": words, "right": "".join(map(str, right.int().tolist()))}
 
 
-def interval(right: list[np.ndarray], other: list[np.ndarray] | None = None, draws: int = 2000) -> dict[str, float]:
-    """Mean over seeds and trials of (seed)(trial,) bool, or its difference from `other`, paired by seed and trial, and
-    a 95 % interval that contains both: seeds are drawn, and trials, the same in all seeds."""
-    values = np.stack(right).astype(float) - (0 if other is None else np.stack(other))
-    generator = np.random.default_rng(0)
-    means = []
-    for _ in range(draws):
-        seeds = generator.integers(0, len(values), len(values))
-        trials = generator.integers(0, values.shape[1], values.shape[1])
-        means.append(values[np.ix_(seeds, trials)].mean())
-    low, high = np.percentile(means, (2.5, 97.5))
-    return {"value": float(values.mean()), "low": float(low), "high": float(high), "seeds": len(values)}
-
-
-def figure(folder: Path, output: Path) -> None:
-    """`pretraining.png`, `.pdf` and `.json`: accuracy by share of labels and kind; gain of LMM over none by world."""
-    found: dict[tuple, dict[int, np.ndarray]] = defaultdict(dict)  # world, kind, share -> seed -> right
-    for file in sorted(folder.glob("*.json")):
-        made = read_json(file)
-        for row in made["rows"]:
-            hits = np.array(list(row["right"])) == "1"
-            found[made["world"], made["kind"], row["share"]][made["seed"]] = hits
-    if not found:
-        sys.exit(f"{folder} has no results yet: run snakemake pretraining_study")
-    kept = {"accuracy": {}, "gain over none": {}}
-    for (world, kind, share), right in found.items():
-        name = f"{world} | {kind} | {share:g}"
-        kept["accuracy"][name] = interval(list(right.values()))
-        none = found.get((world, "none", share), {})
-        if kind != "none" and (both := sorted(right.keys() & none.keys())):
-            kept["gain over none"][name] = interval([right[seed] for seed in both], [none[seed] for seed in both])
-    drawing, (left, middle) = panels(1, 2, height=3.6, width=10)
-    for place, (kind, colour) in enumerate(zip(KINDS, PALETTE, strict=False)):
-        shares = [share for share in STEPS if f"interleaved | {kind} | {share:g}" in kept["accuracy"]]
-        points = [kept["accuracy"][f"interleaved | {kind} | {share:g}"] for share in shares]
-        x = np.array(shares) * 1.03 ** (place - 2.5)  # beside each other
-        values = 100 * np.array([[point[key] for key in ("value", "low", "high")] for point in points]).reshape(-1, 3)
-        errors = [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]
-        left.errorbar(100 * x, values[:, 0], errors, fmt="o-", color=colour, label=KINDS[kind], capsize=2, markersize=4)
-    chance_line(left, 100 / 40)
-    left.set(xscale="log", xlabel="labelled trials (%)", ylabel="test accuracy (%)", title="time branch, fine-tuned")
-    left.set_xticks([100 * share for share in STEPS], [f"{100 * share:g}" for share in STEPS])
-    left.legend(fontsize=7)
-    worlds = [world for world in WORLDS if f"{world} | lmm | 1" in kept["gain over none"]]
-    for place, world in enumerate(worlds):
-        gain = kept["gain over none"][f"{world} | lmm | 1"]
-        low, value, high = (100 * gain[key] for key in ("low", "value", "high"))
-        middle.plot([low, high], [place, place], color=PALETTE[0])
-        middle.plot(value, place, "o", color=PALETTE[0])
-    middle.axvline(0, color="black", linewidth=1)
-    middle.set_yticks(range(len(worlds)), [world.replace("_", " ") for world in worlds])
-    middle.invert_yaxis()
-    middle.set(xlabel="gain of LMM over none (points)", title="all labels, by world")
-    for ending in ("png", "pdf"):
-        drawing.savefig(output / f"pretraining.{ending}", dpi=200)
-    write_json(output / "pretraining.json", kept)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    one = commands.add_parser("run")
-    one.add_argument("kind", choices=KINDS_AND_ORIGINS)
-    one.add_argument("seed", type=int)
-    one.add_argument("world", choices=WORLDS)
-    one.add_argument("folder", type=Path)
-    one.set_defaults(do=run)
-    drawn = commands.add_parser("figure")
-    drawn.add_argument("folder", type=Path)
-    drawn.add_argument("output", type=Path)
-    drawn.set_defaults(do=figure)
-    arguments = vars(parser.parse_args())
-    arguments.pop("do")(**arguments)
+    parser.add_argument("kind", choices=KINDS_AND_ORIGINS)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("world", choices=WORLDS)
+    parser.add_argument("folder", type=Path)
+    run(**vars(parser.parse_args()))

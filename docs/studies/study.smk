@@ -47,11 +47,11 @@ rule pretraining_study:
         figures_folder() / "study" / "pretraining.json",
     params:
         python=sys.executable,
-        script=os.path.join(workflow.basedir, "docs", "studies", "pretraining.py"),
+        script=os.path.join(workflow.basedir, "docs", "studies", "show_pretraining.py"),
         folder=PART_FOLDER,
         figures=lambda wildcards, output: os.path.dirname(output[0]),
     shell:
-        "{params.python:q} {params.script:q} figure {params.folder:q} {params.figures:q}"
+        "{params.python:q} {params.script:q} {params.folder:q} {params.figures:q}"
 
 
 # The first seed finds the learning rates of the others.
@@ -70,7 +70,7 @@ rule pretraining_part:
         seed="[0-9]+",
         world="[a-z0-9_.]+",
     shell:
-        "{params.python:q} {params.script:q} run {wildcards.kind} {wildcards.seed} {wildcards.world} {params.folder:q}"
+        "{params.python:q} {params.script:q} {wildcards.kind} {wildcards.seed} {wildcards.world} {params.folder:q}"
 
 
 # Tables of the paper and sweeps: docs/studies/tables.yml. A part is one change and one seed; it runs what notebooks are
