@@ -46,6 +46,8 @@ def content(world: World) -> dict[str, str]:
         if file.name == "results.json":
             metrics = json.loads(file.read_text())["metrics"]
             metrics.pop("missing", None)  # commands, with the paths of this world
+            for of_file in metrics.get("figures", {}).values():
+                of_file.pop("commits", None)  # a copy of a checkout has none
             found[name] = json.dumps(metrics, sort_keys=True)
         elif file.suffix == ".safetensors":
             total = hashlib.sha256()

@@ -18,7 +18,10 @@ from brainvis.study import Study
 
 STAGES = ("lmm_pretraining", "frequency_branch", "fusion", "alignment")
 # What a notebook keeps of how it was trained and of what it chose: the first word of any part of a number's name.
-CHOICE = re.compile(r"(^|\.)\w*(epoch|training|finetuning|validation|probe|best|chosen|choice|recipe|learning_rate)")
+# "best_baseline" is none: it names the highest of the test scores for a sentence, and nothing is made of it.
+CHOICE = re.compile(
+    r"(^|\.)(?!best_baseline)\w*(epoch|training|finetuning|validation|probe|best|chosen|choice|recipe|learning_rate)"
+)
 
 
 def with_other_test_trials(name: str, **options) -> EEGDataset:
