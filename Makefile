@@ -32,7 +32,7 @@ test: .venv/installed
 share: .venv/installed
 	@runs="$${BRAINVIS_RUNS:-papermill_runs}"; mkdir -p "$$runs/share" && \
 	python -m snakemake pages --forcerun pages --cores $(CORES) --quiet all $(ARGS) && \
-	python -m snakemake pages --report "$$runs/share/report.zip" --quiet all $(ARGS) && \
+	python -m snakemake pages --report "$$runs/share/report.zip" --cores $(CORES) --quiet all $(ARGS) && \
 	cd "$$runs/share" && rm -rf report && python -m zipfile -e report.zip . && rm report.zip && cd .. && \
 	python -c 'import shutil; shutil.make_archive("share", "zip", ".", "share")' && \
 	echo "Open $$runs/share/index.html, or send $$runs/share.zip"
