@@ -1,6 +1,6 @@
 """Data sets: one adapter each, all returning the same `EEGDataset`.
 
-One of your own is one line: `DATASETS["mine"] = Source(load=..., fingerprint=..., subjects=..., has_images=...)`.
+Add your own in one line: `DATASETS["mine"] = Source(load=..., fingerprint=..., subjects=..., has_images=...)`.
 """
 
 from pathlib import Path
@@ -24,9 +24,9 @@ DATASETS: dict[str, Source] = {"phantom": PHANTOM, "eegcvpr40": EEGCVPR40, "reco
 def load_dataset(
     name: str, folder: Path | str | None = None, configuration: Configuration | None = None, **options
 ) -> "EEGDataset":
-    """The data set `name` of `DATASETS`, read from `folder` (None: `data/<name>`); DatasetError if it cannot be used. A
-    phantom is generated where it is missing, as large as `configuration.phantom`, in a folder of all phantoms.
-    `options` are those of the data set: see `load_phantom`, `load_eegcvpr40` and `load_recordings`."""
+    """Load the data set `name` of `DATASETS` from `folder` (None: `data/<name>`); DatasetError if it cannot be used. A
+    missing phantom is generated with the sizes of `configuration.phantom`, in the folder for all phantoms. `options`
+    are those of the data set: see `load_phantom`, `load_eegcvpr40` and `load_recordings`."""
     if name not in DATASETS:
         raise DatasetError(f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}.")
     folder = Path(folder) if folder is not None else data_folder(name)

@@ -1,8 +1,8 @@
-"""What could make a number too good: the same recording twice, the same picture on both sides of a split, gaps. And
-signals that can hardly be EEG.
+"""Checks for what could inflate a result (duplicate recordings, the same picture on both sides of a split, missing
+trials) and for signals that are unlikely to be EEG.
 
-All is found by content (samples, decoded pixels), not by name, and only if it is equal to the last bit: a picture that
-was stored again at another quality is not, nor is a recording shifted by a sample.
+Everything is compared by content (samples, decoded pixels), not by name, and only exact matches count: a picture saved
+again at another quality, or a recording shifted by one sample, is not found.
 """
 
 import hashlib
@@ -19,44 +19,44 @@ from brainvis.data.dataset import EEGDataset
 from brainvis.data.source import DatasetError
 
 EXAMPLES = 3
-THREADS = 4  # decode pictures; more gain nothing
-LOOKED_AT = 60  # trials a subject, evenly spread, in which channels are looked at
-CLIPPED = 0.01  # share of a channel's samples at its highest or lowest value; at least `CLIPPED_SAMPLES` of them
+THREADS = 4  # decode pictures; more do not help
+LOOKED_AT = 60  # trials per subject, evenly spread, whose channels are checked
+CLIPPED = 0.01  # share of a channel's samples at its maximum or minimum; at least `CLIPPED_SAMPLES` of them
 CLIPPED_SAMPLES = 10
-SCALES = (0.01, 1000.0)  # of EEG, be it standardised or in microvolts: standard deviation of a typical channel
-APART = 20.0  # times as large as the typical subject's, or as small
+SCALES = (0.01, 1000.0)  # of EEG, standardised or in microvolts: standard deviation of a typical channel
+APART = 20.0  # times larger or smaller than the typical subject's
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One question asked of the data: how often it is so, and where first."""
+    """One question about the data: how many cases there are, and the first of them."""
 
     question: str
     count: int
     examples: tuple[str, ...]
-    leak: bool  # whether a count above zero can make a test score too good
+    leak: bool  # whether a count above zero can inflate a test score
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All findings, by a short name."""
+    """All findings, by short name."""
 
     findings: dict[str, Finding]
 
     @property
     def counts(self) -> dict[str, int]:
-        """The counts alone, for results."""
+        """Only the counts, for the results."""
         return {name: finding.count for name, finding in self.findings.items()}
 
     @property
     def rows(self) -> list[dict[str, object]]:
-        """One row a question, for a table."""
+        """One row per question, for a table."""
         found = self.findings.values()
         return [{"question": f.question, "count": f.count, "for example": "; ".join(f.examples)} for f in found]
 
     @property
     def verdict(self) -> str:
-        """One sentence: whether anything here can make a test score too good."""
+        """One sentence: whether anything found here can inflate a test score."""
         leaks = [f"{f.question}: {f.count}" for f in self.findings.values() if f.leak and f.count]
         if not leaks:
             return "Nothing was found twice across the parts of the split: no score is too good for that reason."
@@ -64,7 +64,7 @@ class Audit:
 
 
 def audit(data: EEGDataset) -> Audit:
-    """Ask all questions of a data set: seconds for the trials, a few more for reading every picture."""
+    """Run all checks on a data set: seconds for the trials, and a few more to read every picture."""
     findings: dict[str, Finding] = {}
 
     def note(name: str, question: str, cases: Iterable[str], leak: bool = False) -> None:
@@ -96,7 +96,7 @@ def audit(data: EEGDataset) -> Audit:
         names = (" = ".join(data.image_ids[image] for image in group) for group in _groups(content.tolist()))
         note("identical_pictures", "the same picture under two names", names)
         note("pictures_without_file", "pictures whose file is missing or damaged", missing)
-    shown = defaultdict(lambda: (set(), set()))  # content -> names and parts under which it is shown
+    shown = defaultdict(lambda: (set(), set()))  # content -> names and parts in which it is shown
     for image, picture, name in zip(data.images.tolist(), pictures, part, strict=True):
         if picture is not None and name is not None:
             names, parts = shown[int(content[image])]
@@ -120,8 +120,8 @@ def audit(data: EEGDataset) -> Audit:
 
 
 def identical_trials(data: EEGDataset) -> list[list[int]]:
-    """Groups of trials whose samples are all the same, each in ascending order. One channel tells almost all trials
-    apart, so that of a mapped array little is read; only trials that agree there are compared as a whole."""
+    """Groups of trials whose samples are all identical, each in ascending order. One channel distinguishes almost all
+    trials, so little of a mapped array is read; only trials that agree there are compared in full."""
     middle, found = data.trials[:, data.trials.shape[1] // 2].contiguous().numpy(), []  # (trial, time)
     for alike in _groups(map(_hash, middle)):
         whole = (_hash(data.trials[trial].contiguous().numpy()) for trial in alike)
@@ -130,8 +130,8 @@ def identical_trials(data: EEGDataset) -> list[list[int]]:
 
 
 def picture_contents(data: EEGDataset) -> tuple[Tensor, list[str]]:
-    """What each picture shows, as a number that equal pictures share, (image,) int64; and what could not be read. Equal
-    means: the same size and the same decoded RGB pixels. A picture that cannot be read is equal to none."""
+    """A number for each picture's content, shared by equal pictures, (image,) int64; and a list of what could not be
+    read. Equal means the same size and the same decoded RGB pixels. An unreadable picture equals no other."""
     count = len(data.image_ids)
     if not data.has_images:
         return torch.arange(count), []
@@ -152,8 +152,8 @@ def picture_contents(data: EEGDataset) -> tuple[Tensor, list[str]]:
 
 
 def missing_trials(data: EEGDataset) -> list[tuple[int, int]]:
-    """Pairs (subject, image) without a usable trial, of pictures that at least one other subject has seen. None where
-    pictures are not shown to several: where each is shown once, nobody was to see those of the others."""
+    """Pairs (subject, image) without a usable trial, for pictures seen by at least one other subject. Empty if subjects
+    do not share pictures: a picture meant for one subject is not missing from the others."""
     known = data.images >= 0
     seen = set(zip(data.subjects[known].tolist(), data.images[known].tolist(), strict=True))
     images = data.images[known].unique().tolist()
@@ -163,8 +163,8 @@ def missing_trials(data: EEGDataset) -> list[tuple[int, int]]:
 
 
 def distance_in_time(data: EEGDataset) -> Tensor | None:
-    """How many places in the recording lie between each test trial and the nearest training trial of its subject, (test
-    trial,), infinite without any; None: the order of recording is not known. Small where a split mixes neighbours."""
+    """Distance, in positions of the recording, from each test trial to the nearest training trial of its subject, (test
+    trial,), infinite if there is none; None if the recording order is unknown. Small where a split mixes neighbours."""
     if data.order is None:
         return None
     test, train = data.splits["test"], data.splits["train"]
@@ -181,8 +181,8 @@ def distance_in_time(data: EEGDataset) -> Tensor | None:
 
 
 def strange_signals(data: EEGDataset) -> dict[str, tuple[str, list[str]]]:
-    """Channels that are constant or clipped, and scales that EEG cannot have: name -> question, where it is so.
-    `LOOKED_AT` trials of each subject are read."""
+    """Channels that are constant or clipped, and scales that EEG cannot have: name -> question, cases. Reads
+    `LOOKED_AT` trials of each subject."""
     dead, clipped, scales = [], [], {}
     for subject in data.subjects.unique().tolist():
         own = torch.nonzero(data.subjects == subject).flatten()
@@ -212,7 +212,7 @@ def strange_signals(data: EEGDataset) -> dict[str, tuple[str, list[str]]]:
 
 
 def _groups(values: Iterable[Hashable]) -> list[list[int]]:
-    """Places of values that are there more than once, in order of their first."""
+    """Positions of values that occur more than once, ordered by first occurrence."""
     places = defaultdict(list)
     for place, value in enumerate(values):
         places[value].append(place)

@@ -1,6 +1,6 @@
-"""What classes are called: EEGCVPR40's forty, and what names that are built alike have in common.
+"""Class names: the forty of EEGCVPR40, and the attributes shared by names with the same structure.
 
-"red star" shares a word with "red ring" and another with "blue star": each place in such names is an attribute, and a
+"red star" shares a word with "red ring" and another with "blue star": each position in such names is an attribute, so a
 wrong class may still be half right.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# WordNet id -> place among ImageNet-1k's classes, name, and the name in the released code's prompts where it differs,
-# blanks and slips included; its table of coarse targets has "lectric guitar" and "orange jack-o’-lantern", too.
+# WordNet id -> index among ImageNet-1k's classes, name, and the name in the released code's prompts where it differs,
+# including stray spaces and typos; its table of coarse targets also has "lectric guitar" and "orange jack-o’-lantern".
 CLASSES = {
     "n02389026": (339, "sorrel horse"),
     "n03888257": (701, "parachute"),
@@ -62,8 +62,9 @@ PLACES = ("first word", "second word", "third word")
 
 
 def class_attributes(class_names: Sequence[str]) -> dict[str, list[str]]:
-    """Attributes of the classes: place in the name -> word of every class. A place has at least two different words,
-    and at most half as many as there are classes. None unless all names have the same number of words, two or three."""
+    """Attributes of the classes: position in the name -> word of every class. A position has at least two different
+    words, and at most half as many as there are classes. Empty unless all names have the same number of words, two or
+    three."""
     names = [name.split() for name in class_names]
     if len({len(name) for name in names}) != 1 or not 2 <= len(names[0]) <= len(PLACES):
         return {}
@@ -72,18 +73,18 @@ def class_attributes(class_names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def attribute_hits(predicted: Tensor, labels: Tensor, words: Sequence[str]) -> Tensor:
-    """Whether each predicted class, (trial,) int64, has the right word, right class or not: (trial,) bool. `words` are
-    those of the classes, from `class_attributes`."""
+    """Whether each predicted class, (trial,) int64, has the right word, even if the class is wrong: (trial,) bool.
+    `words` are the words of the classes, from `class_attributes`."""
     word_of_class = torch.tensor([words.index(word) for word in words])
     return word_of_class[predicted] == word_of_class[labels]
 
 
 def attribute_chance(words: Sequence[str]) -> float:
-    """How often a class drawn at random has the right word, when all classes are shown equally often."""
+    """How often a class drawn at random has the right word, if all classes are shown equally often."""
     return sum((count / len(words)) ** 2 for count in Counter(words).values())
 
 
 def attribute_ceiling(words: Sequence[str]) -> float:
-    """Accuracy of somebody who knows this word of every name, and nothing else, when all classes are shown equally
-    often: among the classes that share a word, a guess."""
+    """Accuracy of a decoder that knows this word of every name and nothing else, if all classes are shown equally
+    often: it guesses among the classes that share a word."""
     return len(set(words)) / len(words)

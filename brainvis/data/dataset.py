@@ -1,4 +1,4 @@
-"""`EEGDataset`: what every adapter returns and every stage reads, checked once when it is made."""
+"""`EEGDataset`: what every adapter returns and every stage reads, checked once when it is created."""
 
 import re
 from dataclasses import dataclass, replace
@@ -18,13 +18,13 @@ from brainvis.files.reading import open_picture
 SPLITS = ("train", "val", "test")
 PER_TRIAL = ("labels", "subjects", "images", "lengths", "order", "sessions")
 NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")  # of a picture
-FEW = 20  # trials that are looked at together
+FEW = 20  # trials checked together
 IMAGE_SUFFIXES = (".JPEG", ".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Which trials a model learns from, which choose its best epoch, and which judge it: indices of trials."""
+    """Trials used for training, for choosing the best epoch, and for testing: indices of trials."""
 
     train: Tensor
     validation: Tensor
@@ -33,20 +33,20 @@ class Partition:
 
     @property
     def honest(self) -> bool:
-        """Whether the test trials had no say in choosing the model."""
+        """Whether the test trials played no part in choosing the model."""
         return not torch.isin(self.validation, self.test).any()
 
 
 @dataclass(frozen=True, eq=False)
 class EEGDataset:
-    """Trials of all subjects and what was shown in them: every number that a model needs is read from here.
-    DatasetError: trials that are not finite, numbers out of range, splits that overlap, tensors that do not fit, names
-    of classes or pictures that are none."""
+    """Trials of all subjects and what was shown in them: the source of every number that a model needs. Raises
+    DatasetError for trials that are not finite, numbers out of range, overlapping splits, tensors that do not fit, and
+    invalid names of classes or pictures."""
 
     name: str
     trials: Tensor  # (trial, channel, time) float32
     sampling_rate: float  # hertz
-    start: float  # seconds of the first sample, relative to the onset of the stimulus
+    start: float  # time of the first sample in seconds, relative to stimulus onset
     channels: tuple[str, ...]
     montage: str | None  # a name for mne.channels.make_standard_montage; None: positions unknown
     labels: Tensor  # (trial,) int64
@@ -59,12 +59,12 @@ class EEGDataset:
     splits: dict[str, Tensor]  # "train", "val", "test" -> (n,) int64, indices of trials
     lengths: Tensor  # (trial,) int64, recorded samples before the window was cut
     order: Tensor | None  # (trial,) int64, position in the subject's recording; None: unknown
-    fingerprint: str  # what the data are made from
-    notes: tuple[str, ...] = ()  # what a reader must know: dropped trials, unused trials, ...
-    sessions: Tensor | None = None  # (trial,) int64, no two subjects share one; None: unknown
+    fingerprint: str  # identifies what the data are made from
+    notes: tuple[str, ...] = ()  # what a reader should know: dropped trials, unused trials, ...
+    sessions: Tensor | None = None  # (trial,) int64, never shared between subjects; None: unknown
     before: Tensor | None = None  # (trial, channel, time) float32, up to the event; None: unknown
-    flicker: tuple[float, ...] = ()  # hertz, of lights that flickered
-    checked: bool = False  # the adapter has seen that all trials are finite: they need not be read for it again
+    flicker: tuple[float, ...] = ()  # hertz, of flickering lights
+    checked: bool = False  # the adapter has checked that all trials are finite: no need to read them again
 
     def __post_init__(self):
         if self.trials.ndim != 3 or self.trials.dtype != torch.float32:
@@ -99,7 +99,7 @@ class EEGDataset:
         for label, name in enumerate(self.class_names):
             if not isinstance(name, str) or not name.strip():
                 self._reject(f"class {label} is called {name!r}. Give it a name: pictures are asked for by it")
-        for image, name in enumerate(self.image_ids):  # it becomes the name of a folder and of a file in that
+        for image, name in enumerate(self.image_ids):  # it becomes a folder name and a file name in that folder
             if not isinstance(name, str) or not NAME.fullmatch(name) or name.split("_")[0] in (".", ".."):
                 what = "a plain file name without folders, at most 200 characters long"
                 self._reject(f"image {image} is called {str(name)[:80]!r}, which is not {what}. Rename it")
@@ -108,8 +108,8 @@ class EEGDataset:
                 self._reject(f"the caption of {name} is {caption!r}, not a text. Repair the captions")
 
     def _check_finite(self):
-        # The sum of a trial is finite if and only if (short of overflow, which isfinite then settles) all of it is;
-        # a mask of the whole array would cost a quarter of the data in memory.
+        # The sum of a trial is finite if and only if all its values are (apart from overflow, which isfinite then
+        # settles); a mask of the whole array would take a quarter of the data's memory.
         for trial in torch.nonzero(~self.trials.sum(dim=(1, 2)).isfinite()).flatten().tolist():
             if bad := int((~self.trials[trial].isfinite()).sum()):
                 what = f"trial {trial} (subject {int(self.subjects[trial])}) has {bad} values that are not finite"
@@ -144,25 +144,26 @@ class EEGDataset:
 
     @property
     def has_images(self) -> bool:
-        """Whether the pictures themselves are at hand."""
+        """Whether the pictures themselves are available."""
         return self.image_folder is not None
 
     @property
     def signature(self) -> dict[str, float]:
-        """What every encoder has to know of a trial: `n_chans`, `n_times`, and `sfreq` in hertz."""
+        """What every encoder needs to know about a trial: `n_chans`, `n_times`, and `sfreq` in hertz."""
         return {"n_chans": len(self.channels), "n_times": self.trials.shape[-1], "sfreq": self.sampling_rate}
 
     @cached_property
     def times(self) -> Tensor:
-        """(time,) seconds relative to the onset of the stimulus."""
+        """(time,) seconds relative to stimulus onset."""
         return self.start + torch.arange(self.trials.shape[-1], dtype=torch.float64) / self.sampling_rate
 
     def view(self, trials: Tensor) -> Rows:
-        """The signals of some trials (indices), gathered batch by batch: for `fit` and `predict`, without a copy."""
+        """The signals of some trials (indices), gathered batch by batch without a full copy, for `fit` and
+        `predict`."""
         return Rows(self.trials, trials)
 
     def select(self, trials: Tensor) -> Self:
-        """The data set of some trials only (indices, or a mask), in that order; splits are re-indexed."""
+        """The data set restricted to some trials (indices, or a mask), in that order; splits are re-indexed."""
         if trials.dtype == torch.bool:
             trials = torch.nonzero(trials).flatten()
         new_index = torch.full((len(self),), -1, dtype=torch.int64)
@@ -174,19 +175,20 @@ class EEGDataset:
         return replace(self, trials=self.trials[trials], before=before, splits=splits, **per_trial)
 
     def of_subject(self, subject: int) -> Self:
-        """The trials of one subject, DatasetError if there are none; class names and image ids stay those of all."""
+        """The trials of one subject; DatasetError if there are none. Class names and image ids remain those of all
+        subjects."""
         if not (own := self.subjects == subject).any():
             there_are = ", ".join(map(str, self.subjects.unique().tolist()))
             raise DatasetError(f"{self.name} has no subject {subject}: choose one of {there_are}.")
         return self.select(own)
 
     def with_permuted_labels(self, seed: int = 0) -> Self:
-        """The same signals, but each subject's trials have exchanged at random what was shown in them: class, picture
-        and part of the split. So nothing can be learned of the class, and all counts stay."""
+        """The same signals, with what was shown (class, picture and part of the split) permuted at random among each
+        subject's trials. Nothing can then be learned about the class, and all counts are unchanged."""
         generator, shown = torch.Generator().manual_seed(seed), torch.arange(len(self))
         for own in self._trials_of.values():
             shown[own] = own[torch.randperm(len(own), generator=generator)]
-        place = shown.argsort()  # of the trial that now shows what each showed
+        place = shown.argsort()  # of the trial that now shows what each trial showed
         return replace(
             self,
             labels=self.labels[shown],
@@ -198,8 +200,8 @@ class EEGDataset:
 
     def partition(self, protocol: str) -> Partition:
         """Training, validation and test trials under a protocol; DatasetError if one of these parts has no trials.
-        `clean` chooses on validation trials and touches the test trials once. `paper` does what the authors' release
-        does, for comparison only: it trains on train and val together and chooses on test."""
+        `clean` chooses the model on validation trials and uses the test trials once. `paper` follows the authors'
+        release, for comparison only: it trains on train and val together and chooses the model on test."""
         if protocol not in ("clean", "paper"):
             raise DatasetError(f"Unknown protocol {protocol!r}: choose one of clean, paper.")
         for name in (name for name, indices in self.splits.items() if not len(indices)):
@@ -210,20 +212,20 @@ class EEGDataset:
         return Partition(train, validation, test, protocol)
 
     def checked_for(self, protocol: str) -> Self:
-        """This data set, if all subjects' trials together can be learned from and tested on under a protocol; a note
-        names the subjects that cannot be studied alone. DatasetError if they cannot."""
+        """This data set, if the trials of all subjects together can be used for training and testing under a protocol,
+        with a note that names the subjects that cannot be studied alone. DatasetError otherwise."""
         self.check_trainable(protocol)
         reasons = [self.untrainable(protocol, subject) for subject in self._trials_of]
         alone = "; ".join(why.split(". ")[0] for why in reasons if why)
         return replace(self, notes=(*self.notes, f"Not to be studied alone: {alone}.")) if alone else self
 
     def check_trainable(self, protocol: str = "clean", subject: int | None = None) -> None:
-        """DatasetError if nothing can be learned from the trials of all subjects, or of one, and tested on them."""
+        """DatasetError if the trials of all subjects, or of one, cannot be used for training and testing."""
         if wrong := self.untrainable(protocol, subject):
             self._reject(wrong)
 
     def untrainable(self, protocol: str = "clean", subject: int | None = None) -> str:
-        """Why nothing can be learned from the trials of all subjects, or of one, under a protocol; "" if it can."""
+        """Why the trials of all subjects, or of one, cannot be used for training under a protocol; "" if they can."""
         who = "" if subject is None else f"subject {subject}: "
         mine = torch.arange(len(self)) if subject is None else self._trials_of.get(subject, torch.arange(0))
         parts = {name: mine[self._part[mine] == number] for number, name in enumerate(SPLITS)}
@@ -240,7 +242,7 @@ class EEGDataset:
                 len(lacking) > 5
             )
             return f"{who}{len(lacking)} of the classes that are shown have no training trial: {names}. {cure}"
-        if all(map(self._flat, (train[:: len(train) // FEW + 1], *train.split(FEW)))):  # some, and only then all
+        if all(map(self._flat, (train[:: len(train) // FEW + 1], *train.split(FEW)))):  # a few first, then all
             return (
                 f"{who}the signal is constant in every training trial. Look at the recording, or leave the subject out"
             )
@@ -248,13 +250,13 @@ class EEGDataset:
 
     @cached_property
     def _trials_of(self) -> dict[int, Tensor]:
-        """Every subject's trials: sorted once, for a thousand subjects are not to be looked for one by one."""
+        """Trials of every subject: sorted once, to avoid a search per subject when there are a thousand."""
         subjects, counts = self.subjects.unique(return_counts=True)
         return dict(zip(subjects.tolist(), self.subjects.argsort(stable=True).split(counts.tolist()), strict=True))
 
     @cached_property
     def _part(self) -> Tensor:
-        """(trial,) place in `SPLITS` of the part that each trial is in; -1: none."""
+        """(trial,) index in `SPLITS` of the part that each trial belongs to; -1: none."""
         part = torch.full((len(self),), -1, dtype=torch.int64)
         for number, name in enumerate(SPLITS):
             part[self.splits[name]] = number
@@ -265,7 +267,7 @@ class EEGDataset:
         return bool((signals.amax(-1) == signals.amin(-1)).all())
 
     def image_path(self, image: int) -> Path:
-        """File of the picture with index `image`; DatasetError if there is no such picture, or its file is missing."""
+        """File of the picture with index `image`; DatasetError if there is no such picture or its file is missing."""
         if not self.has_images:
             raise DatasetError(f"{self.name} has no images: put the image tree beside the EEG file (image/<id>/...).")
         if not 0 <= image < len(self.image_ids):

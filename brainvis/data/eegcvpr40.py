@@ -1,11 +1,11 @@
 """EEGCVPR40 (Spampinato et al., CVPR 2017): the published files, and any others in their formats.
 
-The folder holds one of `EEG_FILES`, one of `SPLIT_FILES`, and, where there are pictures,
-`image/<wnid>/<image id>.JPEG` and `captions.json` (image id -> caption). `eegcvpr40.yml` chooses among them, and says
-what the files do not: sampling rate, channels, montage.
+The folder holds one of `EEG_FILES`, one of `SPLIT_FILES`, and, if there are pictures, `image/<wnid>/<image id>.JPEG`
+and `captions.json` (image id -> caption). `eegcvpr40.yml` chooses among them, and gives what the files do not contain:
+sampling rate, channels, montage.
 
-When it is first read, the EEG file's list of trials is converted into an array file beside it (see `stored`). Neither
-is ever in memory as a whole, unless the published one is older than torch 1.6.
+On first use, the EEG file's list of trials is converted into an array file beside it (see `stored`). Neither file is
+ever held in memory as a whole, unless the published one predates torch 1.6.
 """
 
 import math
@@ -32,13 +32,13 @@ from brainvis.data.stored import Stored, check_room, stored, write_trials
 from brainvis.files import BrainvisError, read_json
 from brainvis.files.tensors import load_tensors
 
-WINDOW, LENGTHS = (20, 460), (450, 600)  # of the published files: samples of a trial, recorded lengths of usable ones
-USUAL = (0.9, 1.2)  # ... of files with other lengths, as shares of the middle one: as in the published files
+WINDOW, LENGTHS = (20, 460), (450, 600)  # of the published files: samples of a trial, recorded lengths of usable trials
+USUAL = (0.9, 1.2)  # ... of files with other lengths, as fractions of the median length: as in the published files
 COLUMNS = ("lengths", "labels", "images", "subjects", "order")
 
 
 def load_published(folder: Path, settings: EEGCVPR40Settings) -> EEGDataset:
-    """`load_eegcvpr40` with all its choices made."""
+    """`load_eegcvpr40` with all settings resolved."""
     _, split_file = published_files(folder, settings)
     published = read_split(split_file, settings.split_index)  # before anything that takes long
     captions, own_names = (read_json(folder / name, missing={}) for name in ("captions.json", "class_names.json"))
@@ -78,12 +78,12 @@ def load_published(folder: Path, settings: EEGCVPR40Settings) -> EEGDataset:
 
 
 def _channels(settings: EEGCVPR40Settings, count: int) -> tuple[str, ...]:
-    """Names of so many channels; DatasetError for too many or too few of them, or a montage that lacks one."""
+    """Names of `count` channels; DatasetError if too many or too few are given, or the montage lacks one."""
     names = settings.channels or tuple(f"EEG{channel + 1:03d}" for channel in range(count))
     if len(names) != count:
         raise DatasetError(f"eegcvpr40.yml names {len(names)} channels, but the trials have {count}. Name each once.")
     if settings.montage is not None:
-        import mne  # only here: who names no montage does not wait for it
+        import mne  # imported here: not needed without a montage
 
         if settings.montage not in (known := mne.channels.get_builtin_montages()):
             raise DatasetError(f"eegcvpr40.yml: montage is {settings.montage!r}; it needs one of {', '.join(known)}.")
@@ -112,8 +112,8 @@ def read_split(file: Path, split_index: int) -> dict[str, Tensor]:
 def resolve_split(
     file: Path, settings: EEGCVPR40Settings, published: dict[str, Tensor], table: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The split as indices of usable trials, from those published and the columns of all recorded trials, and what is
-    to be said about it; DatasetError if a trial is not there."""
+    """The split as indices of usable trials, from the published indices and the columns of all recorded trials, and the
+    notes on it; DatasetError if a trial does not exist."""
     subjects, usable = table["subjects"], table["usable"]
     lists, reading = [torch.arange(len(subjects))], "as published: places in the list of all trials"
     if settings.split.endswith("_released"):
@@ -151,22 +151,22 @@ def resolve_split(
 
 
 def open_trials(folder: Path, settings: EEGCVPR40Settings) -> Stored:
-    """The trials of the published file, which one of several processes converts, if that is to be done. DatasetError: a
-    file or trial that is not what it should be, no room on the disk, a folder that cannot be written."""
+    """The trials of the published file, converted by one of several processes if necessary. DatasetError: an invalid
+    file or trial, a full disk, or a folder that is not writable."""
     source, target = folder / EEG_FILES[settings.band], array_file(folder, settings)
     key = made_from(folder, settings)
     return stored(target, key, lambda: _convert(source, target, settings, key))
 
 
 def subjects_of(source: Path) -> list[int]:
-    """Whose trials a published EEG file holds; DatasetError if it cannot be read."""
+    """The subjects whose trials a published EEG file holds; DatasetError if it cannot be read."""
     (records,) = read_published(source, dataset=list)
     return sorted({value for record in records if isinstance(value := _number(record, "subject"), int)})
 
 
 def read_published(file: Path, **kinds: type) -> list:
-    """The entries of these names and kinds in a file of `torch.save`, without running any code that may be in it;
-    DatasetError if the file cannot be read, or has not all of them."""
+    """The entries with these names and types in a `torch.save` file, read without running any code that it may contain;
+    DatasetError if the file cannot be read or lacks one of them."""
     try:
         content = load_tensors(file, old=True)
     except (BrainvisError, OSError) as error:
@@ -181,14 +181,14 @@ def read_published(file: Path, **kinds: type) -> list:
 
 
 def _number(record: object, key: str) -> object:
-    """An entry of a trial; a tensor of one number is that number."""
+    """An entry of a trial; a one-element tensor is returned as a number."""
     value = record.get(key) if isinstance(record, dict) else None
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def _row(record, first, names: dict[str, list]) -> tuple[int, ...]:
-    """`COLUMNS` of a trial, which must be like the `first`; ValueError says what is wrong with it. Where the file names
-    no pictures, a trial needs none."""
+    """`COLUMNS` of a trial, which must have the same form as `first`; ValueError says what is wrong with it. If the
+    file names no pictures, a trial needs none."""
     if not isinstance(record, dict):
         raise ValueError(f"is a {type(record).__name__}, not a dict")
     eeg = record.get("eeg")
@@ -212,8 +212,9 @@ def _row(record, first, names: dict[str, list]) -> tuple[int, ...]:
 
 
 def choose_samples(settings: EEGCVPR40Settings, lengths: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Window and least and greatest length of usable trials, in samples: those of the settings; else as published where
-    most trials (trial,) are as long as in the published files, else as much as trials of a usual length have."""
+    """Window, and minimum and maximum length of usable trials, in samples: those of the settings; otherwise the
+    published values if most trials (trial,) are as long as in the published files, otherwise the samples that trials of
+    a usual length have."""
     middle = int(lengths.sort().values[len(lengths) // 2])
     published = LENGTHS[0] <= middle <= LENGTHS[1]
     usual = LENGTHS if published else (math.ceil(USUAL[0] * middle), math.floor(USUAL[1] * middle))
@@ -257,7 +258,7 @@ def _convert(source: Path, target: Path, settings: EEGCVPR40Settings, key: str) 
     def trials() -> Iterator[tuple[Tensor]]:
         for trial in tqdm(kept.tolist(), desc=f"{source.name}, read once", unit="trial"):
             cut = (records[trial]["eeg"][:, start:end].float() - mean) / deviation
-            records[trial] = None  # a file that is not memory-mapped is given back as it is written
+            records[trial] = None  # frees memory as it is written, if the file is not memory-mapped
             if bad := int((~cut.isfinite()).sum()):
                 wrong = f"trial {trial} has {bad} values that are not finite (NaN or infinite)"
                 raise DatasetError(f"{source}: {wrong}. Repair or remove this trial; nothing was loaded.")

@@ -1,4 +1,4 @@
-"""Which of EEGCVPR40's published files are read, and how: names, choices, fingerprints. Light."""
+"""Which of EEGCVPR40's published files are read, and how: names, settings, fingerprints. Light to import."""
 
 from itertools import groupby
 from pathlib import Path
@@ -12,48 +12,48 @@ from brainvis.data.source import DatasetError, FileSettings, Hertz, Source, read
 from brainvis.files import digest, file_digest, file_digests, remembered
 
 SETTINGS_NAME = "eegcvpr40.yml"
-FORMAT = 4  # raised when the same source and choices would give another array file
+FORMAT = 4  # increased when the same source and settings would give a different array file
 EEG_FILES = {
     "5_95": "eeg_5_95_std.pth",
     "14_70": "eeg_14_70_std.pth",
     "55_95": "eeg_55_95_std.pth",
     "raw": "eeg_signals_raw_with_mean_std.pth",
 }
-# The published files say which trials by their place in the list of all trials. The released code takes the same
-# numbers as places in a list that it has filtered to one subject first: those readings are called "..._released".
+# The published files identify trials by their index in the list of all trials. The released code uses the same numbers
+# as indices into a list already filtered to one subject: those readings are called "..._released".
 READINGS = ("all", "single", "all_released", "single_released")
 SPLIT_FILES = {name: f"block_splits_by_image_{name.removesuffix('_released')}.pth" for name in READINGS}
 
 
 def _band(value: object) -> object:
-    """The name of a band that YAML has read as a number: 5_95 as 595, because digits may be grouped by underscores."""
+    """The name of a band that YAML has read as a number: 5_95 becomes 595, because underscores may group digits."""
     return {name.replace("_", ""): name for name in EEG_FILES}.get(str(value), value) if type(value) is int else value
 
 
 class EEGCVPR40Settings(FileSettings):
-    """What `eegcvpr40.yml` or keyword arguments choose."""
+    """Settings from `eegcvpr40.yml` or keyword arguments."""
 
     band: Annotated[Literal[*EEG_FILES], BeforeValidator(_band)] = "5_95"  # raw is standardised by its own statistics
-    # First and end sample that are kept of each trial. None: 20 and 460, where trials are as long as published ones;
-    # else as many as all usable trials have.
+    # First and end sample kept of each trial. None: 20 and 460 if trials are as long as the published ones; otherwise
+    # as many as all usable trials have.
     window: Annotated[tuple[StrictInt, StrictInt], Predicate(lambda pair: 0 <= pair[0] < pair[1])] | None = Field(
         None, description="two whole numbers of samples, the first from 0 on and less than the second"
     )
-    # Least and greatest recorded samples of a usable trial; others are dropped. None: 450 and 600, or the like.
+    # Minimum and maximum recorded samples of a usable trial; others are dropped. None: 450 and 600, or the equivalent.
     lengths: Annotated[tuple[StrictInt, StrictInt], Predicate(lambda pair: 1 <= pair[0] <= pair[1])] | None = Field(
         None, description="two whole numbers of samples, the first from 1 on and not above the second"
     )
     split: Literal[*SPLIT_FILES] = "all"
     split_index: StrictInt = Field(0, description="a whole number from 0")  # which of the file's splits
-    names: Literal["corrected", "released"] = "corrected"  # spelt right, or as in the released code
-    # What the files do not say.
+    names: Literal["corrected", "released"] = "corrected"  # spelt correctly, or as in the released code
+    # What the files do not contain.
     sampling_rate: Hertz = Field(1000.0, description="a positive number in hertz")
     channels: tuple[str, ...] | None = Field(None, description="a list of names such as [Fp1, Fp2]", min_length=1)
     montage: str | None = Field(None, description="the name of one of MNE's standard montages")
 
 
 def read_settings(folder: Path, options: dict) -> EEGCVPR40Settings:
-    """The choices of `eegcvpr40.yml` in the folder, if there is one, validated; those given as `options` win."""
+    """The validated settings of `eegcvpr40.yml` in the folder, if it exists; `options` override them."""
     file = folder / SETTINGS_NAME
     content = read_yaml(file) if file.is_file() else {}
     EEGCVPR40Settings.validated(content, file)
@@ -70,7 +70,7 @@ def published_files(folder: Path, settings: EEGCVPR40Settings) -> tuple[Path, Pa
 
 
 def array_file(folder: Path, settings: EEGCVPR40Settings) -> Path:
-    """The array file that these choices give."""
+    """The array file for these settings."""
     chosen = {"samples": settings.window, "lengths": settings.lengths}
     parts = [f"{name}{pair[0]}-{pair[1]}" for name, pair in chosen.items() if pair]
     name = ".".join([Path(EEG_FILES[settings.band]).stem, *(parts or ["trials"]), "safetensors"])
@@ -78,14 +78,14 @@ def array_file(folder: Path, settings: EEGCVPR40Settings) -> Path:
 
 
 def made_from(folder: Path, settings: EEGCVPR40Settings) -> str:
-    """Stands for the EEG file and the choices that shape its array file."""
+    """Identifies the EEG file and the settings that shape its array file."""
     source = folder / EEG_FILES[settings.band]
     return digest([FORMAT, file_digest(source), settings.band, settings.window, settings.lengths])
 
 
 def data_contents(folder: Path, settings: EEGCVPR40Settings) -> dict[str, str]:
-    """Digests of everything that is read and of the choices, by name; of pictures, one a folder. DatasetError if a file
-    is missing."""
+    """Digests of the settings and of everything that is read, by name; one per folder for pictures. DatasetError if a
+    file is missing."""
     optional = [folder / name for name in ("captions.json", "class_names.json") if (folder / name).is_file()]
     pictures = sorted(file for file in folder.glob("image/*/*") if file.is_file())
     files = [*published_files(folder, settings), *optional]
@@ -97,18 +97,18 @@ def data_contents(folder: Path, settings: EEGCVPR40Settings) -> dict[str, str]:
 
 
 def data_fingerprint(folder: Path, settings: EEGCVPR40Settings) -> str:
-    """Stands for the choices and the content of the files; DatasetError if one is missing."""
+    """Identifies the settings and the content of the files; DatasetError if one is missing."""
     return digest(data_contents(folder, settings))
 
 
 def published_subjects(folder: Path, settings: EEGCVPR40Settings) -> tuple[int, ...]:
-    """The subjects of the EEG file; the six published ones where it is missing."""
+    """The subjects in the EEG file, or the six published ones if it is missing."""
     source = folder / EEG_FILES[settings.band]
     if not source.is_file():
         return (1, 2, 3, 4, 5, 6)
 
     def ask() -> str:
-        from brainvis.data.eegcvpr40 import subjects_of  # torch comes with it: once, as the answer is remembered
+        from brainvis.data.eegcvpr40 import subjects_of  # imports torch; only once, as the answer is cached
 
         return " ".join(map(str, subjects_of(source)))
 
@@ -116,8 +116,8 @@ def published_subjects(folder: Path, settings: EEGCVPR40Settings) -> tuple[int, 
 
 
 def load_eegcvpr40(folder: Path, configuration: Configuration, **options):  # -> EEGDataset
-    """Read the published files. `options` are fields of `EEGCVPR40Settings`; what is not given is taken from
-    `eegcvpr40.yml` in the folder, if any. DatasetError: a wrong option, file or trial."""
+    """Load the published files. `options` are fields of `EEGCVPR40Settings`; any not given are taken from
+    `eegcvpr40.yml` in the folder, if it exists. DatasetError: an invalid option, file or trial."""
     from brainvis.data.eegcvpr40 import load_published
 
     return load_published(folder, read_settings(folder, options))

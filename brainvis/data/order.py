@@ -1,7 +1,7 @@
-"""The order of classes within sessions: does the place of a trial tell its class, and what was recorded before it?
+"""The order of classes within sessions: can a trial's position, or what was recorded before it, predict its class?
 
-Where sessions share an order of classes, whatever drifts in each of them alike (fatigue, drying electrodes) counts as
-class. What was recorded before the event cannot hold a response to it.
+If sessions share an order of classes, any drift common to all of them (fatigue, drying electrodes) can pass for class
+information. What was recorded before the event cannot contain a response to it.
 """
 
 import mne
@@ -9,24 +9,25 @@ import numpy as np
 
 from brainvis.data.recordings_settings import RecordingsSettings
 
-REACH = 4  # places to either side that are looked at, nearer ones with more weight
-EXCHANGES = 199  # of labels within sessions
-LEVEL = 0.01  # of a note; the audits of notebook 01 have a level of their own
-BEFORE = 1.0  # seconds before the event, or as many as are free of the trial before
+REACH = 4  # positions checked on either side, nearer ones with more weight
+EXCHANGES = 199  # permutations of labels within sessions
+LEVEL = 0.01  # for a note; the audits of notebook 01 have their own level
+BEFORE = 1.0  # seconds before the event, or as many as are free of the preceding trial
 LEAST_BEFORE = 0.2  # seconds; less says nothing about rhythms
 
 
 def class_from_place(
     labels: np.ndarray, places: np.ndarray, sessions: np.ndarray, seed: int = 0
 ) -> tuple[float, np.ndarray] | None:
-    """How often the class of a trial is told by its place in its session, from the same places of all other sessions.
+    """How often a trial's class can be predicted from its position in its session, given the same positions in all
+    other sessions.
 
     Args:
-        labels, sessions: (trial,) int; a session is named once over all subjects.
-        places: (trial,) int, of the trial in its session, from 0 on.
+        labels, sessions: (trial,) int; session numbers are unique across subjects.
+        places: (trial,) int, position of the trial in its session, starting at 0.
 
     Returns:
-        That share, and the shares (exchange,) once labels have been exchanged within sessions; None with fewer than two
+        That share, and the shares (exchange,) after permuting labels within sessions; None with fewer than two
         sessions.
     """
     _, sessions = np.unique(sessions, return_inverse=True)
@@ -43,7 +44,7 @@ def class_from_place(
 
 
 def places_in_sessions(order: np.ndarray, sessions: np.ndarray) -> np.ndarray:
-    """Place of each trial (trial,) in its session, from its place in the subject's recording."""
+    """Position of each trial (trial,) in its session, from its position in the subject's recording."""
     places = np.empty_like(order)
     for one in np.unique(sessions):
         own = np.flatnonzero(sessions == one)
@@ -52,7 +53,7 @@ def places_in_sessions(order: np.ndarray, sessions: np.ndarray) -> np.ndarray:
 
 
 def order_note(labels: np.ndarray, order: np.ndarray, sessions: np.ndarray) -> str | None:
-    """What a reader must know of the order of classes; None where the place tells nothing."""
+    """What a reader should know about the order of classes; None if the position predicts nothing."""
     found = class_from_place(labels, places_in_sessions(order, sessions), sessions)
     if found is None:
         return None
@@ -68,8 +69,8 @@ def order_note(labels: np.ndarray, order: np.ndarray, sessions: np.ndarray) -> s
 
 
 def seconds_before(onsets: list[np.ndarray], values: RecordingsSettings) -> float:
-    """Seconds before every event, at most `BEFORE`, that lie within its recording and after the trial before; 0 where
-    these are too few. `onsets` (trial,) of each recording, in seconds from its first sample."""
+    """Seconds before every event, at most `BEFORE`, that lie within its recording and after the preceding trial; 0 if
+    there are too few. `onsets` (trial,) of each recording are in seconds from its first sample."""
     free = [np.diff(times, prepend=-values.window[1]) - values.window[1] for times in onsets]
     least = min([BEFORE, *(gaps.min() for gaps in free)])
     return least if least >= LEAST_BEFORE else 0.0
@@ -78,10 +79,11 @@ def seconds_before(onsets: list[np.ndarray], values: RecordingsSettings) -> floa
 def cut_before(
     raw: mne.io.BaseRaw, onsets: np.ndarray, seconds: float, channels: tuple[str, ...], rate: float, values
 ) -> np.ndarray:
-    """The samples just before each event (trial, channel, time), float32, of a loaded recording, which is changed.
+    """The samples just before each event, (trial, channel, time) float32, of a loaded recording, which is modified in
+    place.
 
-    Unlike the trials they are filtered causally (minimum phase): nothing after an event can leak into what was before.
-    `onsets` are samples counted from the recording's first. Each channel gets mean 0 and deviation 1.
+    Unlike the trials, they are filtered causally (minimum phase): nothing after an event can leak into what precedes
+    it. `onsets` are samples counted from the start of the recording. Each channel gets mean 0 and standard deviation 1.
     """
     table = np.array([[sample + raw.first_samp, 0, trial] for trial, sample in enumerate(onsets)])
     raw.pick(list(channels), exclude=[], verbose="ERROR").reorder_channels(list(channels))
@@ -98,7 +100,7 @@ def cut_before(
 
 
 def _scores(labels: np.ndarray, places: np.ndarray, sessions: np.ndarray) -> np.ndarray:
-    """Class scores (trial, class): how often each class stands at and near the place, in the other sessions."""
+    """Class scores (trial, class): how often each class occurs at and near the position in the other sessions."""
     reach = 2 * REACH
     shown = np.zeros((sessions.max() + 1, places.max() + 1 + reach, labels.max() + 1))  # (session, place, class)
     shown[sessions, places + REACH, labels] = 1

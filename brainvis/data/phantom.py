@@ -1,4 +1,4 @@
-"""The phantom as a data set: generated when it is first asked for, then read like EEGCVPR40. Light."""
+"""The phantom as a data set: generated on first use, then read like EEGCVPR40. Light to import."""
 
 import shutil
 from dataclasses import replace
@@ -15,8 +15,9 @@ from brainvis.phantom import phantom_identity
 
 
 def load_phantom(folder: Path, configuration: Configuration, seed: int = 0, **options):  # -> EEGDataset
-    """The phantom of `configuration.phantom` and `seed`, generated into its own folder under `folder` if need be.
-    `options` are fields of `EEGCVPR40Settings`. DatasetError: sizes that make no data set, or damaged files."""
+    """Load the phantom of `configuration.phantom` and `seed`, generated if necessary into its own folder under
+    `folder`. `options` are fields of `EEGCVPR40Settings`. DatasetError: sizes that make no data set, or damaged
+    files."""
     from brainvis.data.eegcvpr40 import load_published
 
     place = ensure_phantom(folder, configuration.phantom, seed)
@@ -27,19 +28,20 @@ def load_phantom(folder: Path, configuration: Configuration, seed: int = 0, **op
 
 
 def phantom_fingerprint(folder: Path, configuration: Configuration, seed: int = 0, **options) -> str:
-    """Stands for everything that decides the phantom; it needs no files."""
+    """Identifies everything that determines the phantom; needs no files."""
     return digest({**phantom_identity(configuration.phantom, seed), "options": options})
 
 
 def phantom_folder(folder: Path, phantom: Phantom, seed: int) -> Path:
-    """Where the phantom of these parameters is kept: subjects x classes x images, design, seed, and a hash of all."""
+    """Where the phantom with these parameters is stored: subjects x classes x images, design, seed, and a hash of them
+    all."""
     size = f"{phantom.subjects}x{phantom.classes}x{phantom.images_per_class}"
     return Path(folder) / f"{size}-{phantom.design}-seed{seed}-{digest(phantom_identity(phantom, seed))[:8]}"
 
 
 def ensure_phantom(folder: Path, phantom: Phantom, seed: int) -> Path:
-    """Folder of the phantom, which one of several processes generates if it is missing, or if a file in it is not what
-    was generated: such a folder is set aside. DatasetError if it cannot be generated."""
+    """Folder of the phantom. One of several processes generates it if it is missing, or if a file in it is not what was
+    generated; such a folder is set aside. DatasetError if it cannot be generated."""
     place = phantom_folder(folder, phantom, seed)
     if place.is_dir() and not changed_file(place):
         return place
@@ -52,12 +54,12 @@ def ensure_phantom(folder: Path, phantom: Phantom, seed: int) -> Path:
             tqdm.write(f"{wrong} is not what was generated: the phantom is made anew; the old one is kept in {aside}.")
         if not place.is_dir():  # another process may have made it while this one waited
             for remains in place.parent.glob(f".{place.name}.*.tmp"):
-                shutil.rmtree(remains)  # of a process that was killed: it holds no lock any more
+                shutil.rmtree(remains)  # of a process that was killed: it no longer holds a lock
             try:
                 write_phantom(place, phantom, seed)
             except ValueError as error:
                 raise DatasetError(str(error)) from error
-            except (OSError, RuntimeError) as error:  # torch has an error of its own for a full disk
+            except (OSError, RuntimeError) as error:  # torch has its own error for a full disk
                 raise DatasetError(f"The phantom cannot be written to {place}: {error}") from error
     return place
 
@@ -76,8 +78,8 @@ def changed_file(place: Path) -> Path | None:
 
 
 def phantom_attributes(dataset) -> dict:
-    """The truth: shape, colour, size, position and background shown in each trial of the `EEGDataset`, as tensors
-    (trial,) of indices into the words of `brainvis.phantom.stimuli`."""
+    """The ground truth: shape, colour, size, position and background shown in each trial of the `EEGDataset`, as
+    tensors (trial,) of indices into the words of `brainvis.phantom.stimuli`."""
     import torch
 
     truth = read_json(dataset.image_folder.parent / "attributes.json")

@@ -1,13 +1,14 @@
-"""A person's own EEG: continuous recordings, a BIDS data set, ready epochs or arrays, one folder a subject.
+"""Your own EEG: continuous recordings, a BIDS data set, epochs or arrays, with one folder per subject.
 
     <folder>/recordings.yml                        see recordings_example.yml beside this module
     <folder>/subject01/20120706-190216_raw.fif     or .vhdr, .edf, .bdf, .gdf, .set
-    <folder>/subject01/20120706-190216-eve.fif     only where the recording has no events of its own
+    <folder>/subject01/20120706-190216-eve.fif     only if the recording has no events of its own
 
-Subject folders may be links. Every file is one session, unless its name has a BIDS session (`ses-01`). Whole sessions
-are held out: nothing of a test session is seen in training, not even its neighbouring minutes.
+Subject folders may be links. Every file is one session, unless its name contains a BIDS session (`ses-01`). Whole
+sessions are held out: training sees nothing of a test session, not even its neighbouring minutes.
 
-What is cut once is kept in an array file beside the settings (see `stored`): runs map it, and read no recording.
+Trials are cut once and kept in an array file beside the settings (see `stored`), which runs map instead of reading the
+recordings.
 """
 
 from collections import defaultdict
@@ -32,7 +33,7 @@ from brainvis.data.stored import check_room, stored, write_trials
 from brainvis.files import code_digest, digest, read_json
 
 MONTAGE = "colin27_1005"
-RULES = {  # by the number of a subject's sessions
+RULES = {  # by number of sessions per subject
     3: "the last session is the test, the one before it validation, all others train",
     2: "the last session is the test; of each class of the first, the last quarter is validation",
     1: "only one session: of each class the first 60 % train, the next 20 % validate, the last 20 % test, so the test "
@@ -41,7 +42,7 @@ RULES = {  # by the number of a subject's sessions
 
 
 def open_recordings(folder: Path, settings: Path | str | None, fingerprint: str) -> EEGDataset:
-    """All recordings below `folder` as trials; see `load_recordings`. `order` counts a subject's trials in time."""
+    """All recordings below `folder` as trials; see `load_recordings`. `order` numbers a subject's trials in time."""
     file, values = settings_file(folder, settings), own_settings(folder, settings)
     found = survey(folder, values.task)
     code = code_digest(__name__, leave_out=("brainvis.configuration", "brainvis.files"))  # with all that it imports
@@ -105,8 +106,8 @@ def _cut(folder: Path, values: RecordingsSettings, settings: Path, found: Found,
 
 
 def _plan(recordings: list, values: RecordingsSettings, settings: Path, folder: Path, notes: list[str]) -> Plan:
-    """How the recordings become trials: as continuous ones, or as ready epochs, which EEGLAB's files may turn out to
-    be. DatasetError for both in one folder."""
+    """How the recordings become trials: as continuous recordings, or as epochs (an EEGLAB file may turn out to hold
+    them). DatasetError if a folder has both."""
     ready = []
     for recording in recordings:
         with readable(recording.file):
@@ -131,9 +132,9 @@ def _signals(piece: Piece) -> Iterator[tuple[Tensor, ...]]:
 def split_by_session(
     labels: np.ndarray, subjects: np.ndarray, sessions: np.ndarray, notes: list[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Trial indices of train, val and test, subject by subject, by `RULES`; trials are in the order of recording. A
-    lone session is divided into blocks in time, because shuffled neighbours share drift and noise. A number in
-    `sessions` belongs to one subject. Sentences on what was done are appended to `notes`."""
+    """Trial indices of train, val and test, subject by subject, according to `RULES`; trials are in recording order. A
+    single session is divided into blocks in time, because shuffled neighbours share drift and noise. Each number in
+    `sessions` belongs to one subject. Sentences that describe the split are appended to `notes`."""
     pieces, whose = [], defaultdict(list)  # (train, val, test)
     for subject in np.unique(subjects):
         own = np.flatnonzero(subjects == subject)

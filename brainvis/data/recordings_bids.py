@@ -1,7 +1,6 @@
-"""A BIDS data set: recordings with tables of events and channels beside them, read by mne-bids.
+"""A BIDS data set: recordings with tables of events and channels beside them, read with mne-bids.
 
-Without `recordings.yml` the events name the classes (their column `trial_type`), and tell the window by how long they
-last.
+Without `recordings.yml`, the events give the classes (column `trial_type`), and their durations give the window.
 """
 
 import csv
@@ -19,31 +18,31 @@ from brainvis.data.recordings_signals import some
 from brainvis.data.source import DatasetError
 from brainvis.files.reading import plain_file, read_json
 
-BAND = (1.0, 40.0)  # hertz that are kept, where nothing says others
-LONGEST = 1.0  # seconds of a trial, where events last no time, or not the same
-ABOVE = 3  # folders above that of the recordings, at most, up to that of the data set
+BAND = (1.0, 40.0)  # hertz, passband if none is specified
+LONGEST = 1.0  # seconds of a trial, if event durations are zero or differ
+ABOVE = 3  # levels, at most, from the recordings' folder up to that of the data set
 TABLE_BYTES = 64 * 2**20
 
 
 def open_bids(file: Path) -> mne.io.BaseRaw:
-    """One recording, signal unread: its annotations are its table's events, named by trial_type; what its table of
-    channels marks bad is bad. ValueError or BrainvisError for tables that cannot be read."""
+    """One recording, signal unread: its annotations are the events of its table, named by trial_type; channels that its
+    channel table marks as bad are marked bad. ValueError or BrainvisError for tables that cannot be read."""
     from mne_bids import get_bids_path_from_fname, read_raw_bids
 
     for table in sidecars(file):
         check_table(table) if table.suffix == ".tsv" else read_json(table)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what a data set lacks that is not needed here
+        warnings.simplefilter("ignore")  # about missing parts of a data set that are not needed here
         raw = read_raw_bids(get_bids_path_from_fname(file, check=False, verbose="ERROR"), verbose="ERROR")
     names = _trial_types(file)
-    if names is not None:  # mne-bids adds the value where one type has several
+    if names is not None:  # mne-bids adds the value if one type has several
         own = [text if text in names else text.rpartition("/")[0] or text for text in raw.annotations.description]
         raw.annotations.description = np.array(own)
     return raw
 
 
 def sidecars(file: Path) -> list[Path]:
-    """All tables and descriptions that may be about a recording, from its folder up to that of the data set."""
+    """All tables and descriptions that may refer to a recording, from its folder up to that of the data set."""
     places = [file.parent, *list(file.parents)[1 : 1 + ABOVE]]
     last = next((at for at, place in enumerate(places) if place.name.startswith("sub-")), 0) + 1
     named = ("participants.tsv", "participants.json", "dataset_description.json")
@@ -58,7 +57,7 @@ def _events_table(file: Path) -> Path | None:
 
 
 def _trial_types(file: Path) -> set[str] | None:
-    """What a recording's table of events has under trial_type; None without such a table, or column."""
+    """The trial_type values in a recording's table of events; None without such a table or column."""
     if (table := _events_table(file)) is None:
         return None
     plain_file(table, TABLE_BYTES)
@@ -75,7 +74,7 @@ def settings_of_bids(
     events: Mapping[Recording, list],
     notes: list[str],
 ) -> RecordingsSettings:
-    """The settings, what is missing in them taken from the events. DatasetError where these do not name classes."""
+    """The settings, with missing values taken from the events. DatasetError if the events do not name classes."""
     chosen, told = {}, []
     if values.classes is None:
         types = {recording: _trial_types(recording.file) for recording in headers}
@@ -102,7 +101,8 @@ def settings_of_bids(
 
 
 def _duration(headers: Mapping, events: Mapping, kept: set[str]) -> float:
-    """Seconds of a trial: how long all events last, else as long as none meets the next one, at most `LONGEST`."""
+    """Seconds of a trial: the duration of the events if all are equal, otherwise the longest at which no trial meets
+    the next, at most `LONGEST`."""
     durations, gaps = set(), [LONGEST]
     for recording, raw in headers.items():
         notes = raw.annotations

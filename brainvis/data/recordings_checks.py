@@ -1,6 +1,7 @@
-"""What a recording's file could do to MNE's readers, which trust what it says of itself: seen before they are asked.
+"""Checks of recording files before MNE reads them, because its readers trust what a file says about itself.
 
-They follow the tags of a FIF file in circles, unpack without end, and make room for as many samples as a header names.
+The readers follow the tags of a FIF file in circles, decompress without limit, and allocate as many samples as a header
+states.
 """
 
 import gzip
@@ -12,18 +13,18 @@ from typing import IO
 
 from brainvis.files.reading import plain_file
 
-UNPACKED = 50  # times as large as its file: no recording can be packed that well
-SPARE = 64 * 2**20  # bytes that may be unpacked in any case
-SAMPLES = 32  # numbers for each byte of the files: far more than any format has, slow channels drawn out included
-LARGE = 2**27  # numbers that MNE may make room for in any case: 1 GB
+UNPACKED = 50  # times as large as its file: no recording compresses that well
+SPARE = 64 * 2**20  # bytes that may always be decompressed
+SAMPLES = 32  # numbers per byte of the files: far more than in any format, even with slow channels upsampled
+LARGE = 2**27  # numbers that MNE may always allocate: 1 GB
 TABLE_BYTES = 64 * 2**20
 HDF5 = b"\x89HDF"
 
 
 def check_file(file: Path) -> None:
-    """ValueError, or BrainvisError for what is no plain file, before MNE reads a recording, epochs or events."""
+    """ValueError, or BrainvisError for anything but a plain file, before MNE reads a recording, epochs or events."""
     most = UNPACKED * plain_file(file) + SPARE
-    for beside in file.parent.iterdir():  # a header names others, which nobody must wait for
+    for beside in file.parent.iterdir():  # a header may refer to other files, none of which may block
         if not beside.is_dir() and beside.name[0] != ".":
             plain_file(beside)
     if file.name.lower().endswith(".gz"):
@@ -44,7 +45,7 @@ def check_file(file: Path) -> None:
 
 
 def check_header(files: Iterable[Path | str | None], numbers: int) -> None:
-    """ValueError if a recording in `files` says that it has more numbers than these can hold."""
+    """ValueError if a recording in `files` claims more numbers than the files can hold."""
     files = [Path(file) for file in files if file]
     size, packed = sum(plain_file(file) for file in files), any(file.name.endswith(".gz") for file in files)
     if numbers > LARGE and numbers > SAMPLES * size * (UNPACKED if packed else 1):
@@ -52,7 +53,7 @@ def check_header(files: Iterable[Path | str | None], numbers: int) -> None:
 
 
 def check_table(file: Path) -> None:
-    """ValueError for a table of BIDS that its reader would make too much of: it draws out all cells to the longest."""
+    """ValueError for a BIDS table that would take too much memory: its reader pads every cell to the longest."""
     plain_file(file, TABLE_BYTES)
     lines = file.read_bytes().split(b"\n")
     cells = max(line.count(b"\t") + 1 for line in lines) * len(lines)
@@ -62,9 +63,9 @@ def check_table(file: Path) -> None:
 
 
 def _check_hdf5(file: Path, most: int) -> None:
-    """ValueError for a MATLAB 7.3 file whose arrays are too large, or lie in other files."""
+    """ValueError for a MATLAB 7.3 file whose arrays are too large or lie in other files."""
     try:
-        import h5py  # MNE reads such files where pymatreader is installed, which brings it
+        import h5py  # MNE reads such files if pymatreader is installed, which brings h5py
     except ImportError:
         raise ValueError("it is a MATLAB 7.3 file: pip install pymatreader, or save it as version 7") from None
     total = 0
@@ -91,7 +92,7 @@ def _count(pieces: Iterator[bytes], most: int) -> None:
 
 
 def _check_tags(stream: IO[bytes]) -> None:
-    """ValueError if a tag of a FIF file leads backwards: then its reader never ends."""
+    """ValueError if a tag of a FIF file points backwards: its reader would never finish."""
     position = 0
     while len(tag := stream.read(16)) == 16:
         _, _, size, following = struct.unpack(">4i", tag)
@@ -104,12 +105,12 @@ def _check_tags(stream: IO[bytes]) -> None:
 
 
 def _unpacked_matlab(stream: IO[bytes]) -> Iterator[bytes]:
-    """The packed parts of a MATLAB 5 file, unpacked piece by piece."""
+    """The compressed parts of a MATLAB 5 file, decompressed piece by piece."""
     order = "<" if stream.read(128)[126:128] == b"IM" else ">"
     while len(head := stream.read(8)) == 8:
         kind, size = struct.unpack(f"{order}2I", head)
         end = stream.tell() + size
-        if kind == 15:  # packed by zlib
+        if kind == 15:  # compressed by zlib
             unpack = zlib.decompressobj()
             while not unpack.eof and (packed := stream.read(min(2**16, end - stream.tell()))):
                 yield unpack.decompress(packed, 2**20)

@@ -1,4 +1,4 @@
-"""Continuous recordings that MNE reads, BIDS among them: events, filters, trials."""
+"""Continuous recordings that MNE reads, including BIDS: events, filters, trials."""
 
 import hashlib
 from collections.abc import Iterator
@@ -28,18 +28,18 @@ from brainvis.data.recordings_signals import (
 )
 from brainvis.data.source import DatasetError
 
-TRIGGERS = 2**16 - 1  # of BioSemi's status channel; what stands above tells of the amplifier
-PADDING = 0.02  # seconds at the end of a recording that repeat one value, and are no signal
+TRIGGERS = 2**16 - 1  # of BioSemi's status channel; higher bits describe the amplifier
+PADDING = 0.02  # seconds of one repeated value at the end of a recording that count as padding, not signal
 
-Events = list[tuple[int, str]]  # (sample counted from the recording's first, event)
+Events = list[tuple[int, str]]  # (sample counted from the start of the recording, event)
 Headers = dict[Recording, mne.io.BaseRaw]
 
 
 def plan_continuous(
     recordings: list[Recording], values: RecordingsSettings, settings: Path, folder: Path, notes: list[str]
 ) -> Plan:
-    """How these recordings become trials. Everything that headers and events can tell is checked before the first
-    signal is read. Lengths reach from an event to the next one, or to the end of the recording."""
+    """How these recordings become trials. Everything that headers and events can reveal is checked before the first
+    signal is read. Lengths extend from an event to the next one, or to the end of the recording."""
     headers = {recording: open_recording(recording) for recording in recordings}
     events = {recording: read_events(recording, header) for recording, header in headers.items()}
     if all(recording.kind == "bids" for recording in recordings):
@@ -58,9 +58,9 @@ def plan_continuous(
         for recording in tqdm(recordings, desc="reading recordings", disable=len(recordings) < 5):
             name, own = recording.file.relative_to(folder), events[recording]
             with readable(recording.file):
-                raw = headers.pop(recording).load_data(verbose="ERROR")  # popped: it is let go of after its turn
+                raw = headers.pop(recording).load_data(verbose="ERROR")  # popped: it is freed after its turn
             content = hashlib.sha256(np.ascontiguousarray(raw.get_data()).tobytes()).digest()
-            if seen.setdefault(content, name) != name:  # a copy of a second subject puts training trials into the test
+            if seen.setdefault(content, name) != name:  # a copy under a second subject would leak test data
                 notes.append(f"{name} holds the same samples as {seen[content]} and is left out.")
                 continue
             with readable(recording.file):
@@ -103,7 +103,7 @@ def open_recording(recording: Recording) -> mne.io.BaseRaw:
 
 
 def check_filters(headers: Headers, values: RecordingsSettings) -> float:
-    """The sampling rate of the trials, in hertz, to which all recordings can be filtered and brought."""
+    """The sampling rate of the trials in hertz, to which all recordings can be filtered and resampled."""
     rates = {recording.file: float(raw.info["sfreq"]) for recording, raw in headers.items()}
     rate = common_rate(rates, values.resample)
     for file, own in rates.items():
@@ -117,8 +117,8 @@ def check_filters(headers: Headers, values: RecordingsSettings) -> float:
 
 
 def read_events(recording: Recording, raw: mne.io.BaseRaw) -> Events:
-    """All events of a recording in time, as texts: from its `-eve.fif` where there is one, else its annotations, else
-    its trigger channel, if it has exactly one."""
+    """All events of a recording in chronological order, as texts: from its `-eve.fif` if it has one, otherwise from its
+    annotations, otherwise from its trigger channel, if there is exactly one."""
     texts = {}
     if recording.events_file is not None:
         with readable(recording.events_file):
@@ -151,8 +151,8 @@ def _triggers(raw: mne.io.BaseRaw, channel: str) -> np.ndarray:
 def keep_events(
     events: dict[Recording, Events], headers: Headers, values: RecordingsSettings, notes: list[str]
 ) -> dict[Recording, Events]:
-    """The events that `classes` names, by its own entries; DatasetError for a class without events in any recording, a
-    recording without classes, a window that sticks out of the recording."""
+    """The events that `classes` names, given as its entries; DatasetError for a class without events in any recording,
+    a recording without classes, or a window that extends beyond the recording."""
     named = named_events((text for table in events.values() for _, text in table), values.classes, notes)
     kept, overlapping = {}, 0
     for recording, table in events.items():
@@ -175,10 +175,11 @@ def keep_events(
 
 
 def cut_padding(raw: mne.io.BaseRaw, channels: tuple[str, ...]) -> float:
-    """Cut off the end of a loaded recording in which no channel changes any more; its seconds, 0 where it is none."""
+    """Crop the end of a loaded recording in which no channel changes any more; returns its length in seconds, 0 if
+    there is none."""
     signals = raw.get_data(picks=list(channels))
     changes = np.flatnonzero((signals[:, 1:] != signals[:, :-1]).any(0))
-    kept = int(changes[-1]) + 1 if len(changes) else raw.n_times  # the sample that repeats is no signal either
+    kept = int(changes[-1]) + 1 if len(changes) else raw.n_times  # the repeated sample is not signal either
     seconds = (raw.n_times - kept) / raw.info["sfreq"]
     if seconds < PADDING or raw.n_times - kept < 2:
         return 0.0
@@ -193,9 +194,10 @@ def cut_trials(
     rate: float,
     values: RecordingsSettings,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Filter a loaded recording (zero-phase FIR, as a whole, so that a window has no filter edges) and cut its trials.
-    Of those that no annotation marks bad: trials (trial, channel, time) float32, recorded lengths (samples until the
-    next event or the end of the recording), and places among `events`; and the recording's `amplitude`."""
+    """Filter a loaded recording (zero-phase FIR, as a whole, so that windows have no filter edges) and cut its trials.
+    For trials not marked bad by an annotation, returns trials (trial, channel, time) float32, recorded lengths (samples
+    until the next event or the end of the recording), and indices into `events`; also returns the recording's
+    `amplitude`."""
     table = np.array([[sample + raw.first_samp, 0, trial] for trial, (sample, _) in enumerate(events)])
     raw.pick(list(channels), exclude=[], verbose="ERROR").reorder_channels(list(channels))
     low, high = values.filter

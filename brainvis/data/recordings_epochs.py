@@ -1,10 +1,10 @@
-"""Ready epochs: trials that somebody has cut already, in MNE's, EEGLAB's or NumPy's files.
+"""Epochs: trials that have already been cut, in files of MNE, EEGLAB or NumPy.
 
-    <folder>/subject01/monday-epo.fif         MNE; or monday.set, epochs of EEGLAB
-    <folder>/subject01/monday.npy             (trial, channel, time), any numbers; `arrays` in recordings.yml says more
+    <folder>/subject01/monday-epo.fif         MNE; or monday.set, EEGLAB epochs
+    <folder>/subject01/monday.npy             (trial, channel, time), any numbers; see `arrays` in recordings.yml
     <folder>/subject01/monday-labels.npy      (trial,) whole numbers or texts
 
-They are taken as they are: no filter is used, for each trial would have its edges.
+They are used as they are, without filtering, which would leave edges in every trial.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from brainvis.files.reading import plain_file
 
 
 def holds_epochs(file: Path) -> bool:
-    """Whether a file of EEGLAB holds epochs."""
+    """Whether an EEGLAB file holds epochs."""
     check_file(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -51,7 +51,7 @@ def holds_epochs(file: Path) -> bool:
 def plan_epochs(
     recordings: list[Recording], values: RecordingsSettings, settings: Path, folder: Path, notes: list[str]
 ) -> Plan:
-    """How ready epochs become trials; each file is opened once to see what is in all, and once more to be read."""
+    """How epochs become trials; each file is opened once to find what all have in common, and again to be read."""
     for key in ("filter", "notch"):
         if getattr(values, key):
             cure = "Filter recordings before they are cut, and remove it"
@@ -101,8 +101,8 @@ def plan_epochs(
 
 
 def _window(heads: dict, values: RecordingsSettings, rate: float) -> tuple[float, int]:
-    """Seconds of the first sample after the event, and how many samples there are: the settings' window, which all
-    epochs must have, else what all epochs have."""
+    """Time of the first sample in seconds after the event, and the number of samples: the settings' window, which all
+    epochs must cover, or else what all epochs share."""
     spans = {one.file: (tmin, tmin + times / info["sfreq"]) for one, (info, tmin, times, _) in heads.items()}
     if values.window is None:
         begin, end = max(span[0] for span in spans.values()), min(span[1] for span in spans.values())
@@ -116,7 +116,7 @@ def _window(heads: dict, values: RecordingsSettings, rate: float) -> tuple[float
 
 
 def open_epochs(recording: Recording, values: RecordingsSettings, settings: Path) -> mne.BaseEpochs:
-    """The epochs of a file; signals of MNE's own files stay unread."""
+    """The epochs of a file; signals of MNE's own files are not read yet."""
     if recording.file.suffix == ".npy":
         return _of_array(recording, values, settings)
     with readable(recording.file), warnings.catch_warnings():
@@ -159,7 +159,7 @@ def _of_array(recording: Recording, values: RecordingsSettings, settings: Path) 
 
 
 def read_array(file: Path) -> np.ndarray:
-    """An array of `numpy.save`, mapped; DatasetError for anything else, pickles above all."""
+    """An array saved by `numpy.save`, mapped; DatasetError for anything else, pickles in particular."""
     with readable(file, "NumPy"):
         plain_file(file)
         if not isinstance(array := np.load(file, mmap_mode="r", allow_pickle=False), np.ndarray):

@@ -1,4 +1,4 @@
-"""What a folder of recordings holds: continuous ones, a BIDS data set, ready epochs, or arrays. Light."""
+"""What a folder of recordings holds: continuous recordings, a BIDS data set, epochs, or arrays. Light to import."""
 
 import re
 from collections import Counter
@@ -39,22 +39,22 @@ class Recording:
 
     file: Path
     subject: int
-    session: str  # the BIDS session where the name has one, else the file itself
-    events_file: Path | None  # `-eve.fif` of a continuous recording, labels of an array
+    session: str  # the BIDS session if the name has one, else the file itself
+    events_file: Path | None  # `-eve.fif` of a continuous recording, or labels of an array
     kind: str = "continuous"  # one of KINDS; a .set may turn out to hold epochs
 
 
 @dataclass(frozen=True)
 class Found:
-    """What lies in a folder of recordings."""
+    """Contents of a folder of recordings."""
 
     recordings: tuple[Recording, ...]
-    orphans: tuple[Path, ...] = ()  # files of events without a recording
+    orphans: tuple[Path, ...] = ()  # event files without a recording
     ignored: tuple[Path, ...] = ()  # epochs and arrays beside continuous recordings
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know of files that are not read."""
+        """What a reader should know about files that are not read."""
         notes = [
             f"{file} belongs to no recording and is not read: events are those of <name>_raw.fif in <name>-eve.fif."
             for file in self.orphans
@@ -66,14 +66,15 @@ class Found:
 
 
 def is_bids(folder: Path) -> bool:
-    """Whether a folder is laid out as BIDS asks."""
+    """Whether a folder follows the BIDS layout."""
     return (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/**/eeg/*_events.tsv"))
 
 
 def survey(folder: Path, task: str | None = None) -> Found:
-    """All recordings below `folder`, by subject and then in the natural order of their names (2 before 10): continuous
-    ones if there are any, else epochs, else arrays; of a BIDS data set those of one task. DatasetError: no folder, no
-    recording, a subject folder without a number, a number twice, no such task, several."""
+    """All recordings below `folder`, by subject and then in natural order of their names (2 before 10): continuous
+    recordings if there are any, otherwise epochs, otherwise arrays; in a BIDS data set, those of one task.
+    DatasetError: no folder, no recording, a subject folder without a number, a duplicate number, an unknown task, or
+    several tasks."""
     if not folder.is_dir():
         raise DatasetError(f"{folder} does not exist; it should hold one folder a subject with its recordings.")
     bids = is_bids(folder)
@@ -103,12 +104,12 @@ def survey(folder: Path, task: str | None = None) -> Found:
 
 
 def find_recordings(folder: Path, task: str | None = None) -> list[Recording]:
-    """The recordings alone; see `survey`."""
+    """Only the recordings; see `survey`."""
     return list(survey(folder, task).recordings)
 
 
 def _files_of(place: Path, bids: bool) -> Iterator[tuple[Path, str]]:
-    """The files of one subject's folder that hold trials, each with its kind."""
+    """The files in one subject's folder that hold trials, each with its kind."""
     for file in sorted(place.rglob("*"), key=_natural):
         if file.name.startswith(".") or not file.is_file():
             continue
@@ -135,7 +136,7 @@ def _events_file(file: Path, kind: str) -> Path | None:
 
 
 def _of_task(files: dict[Path, list], task: str | None, folder: Path) -> dict[Path, list]:
-    """The files of one task; DatasetError if that is not there, or none is chosen of several."""
+    """The files of one task; DatasetError if it does not exist, or if there are several and none is chosen."""
 
     def own(file: Path) -> str:
         return found.group(1) if (found := TASK_NAME.search(file.name)) else ""
@@ -149,8 +150,8 @@ def _of_task(files: dict[Path, list], task: str | None, folder: Path) -> dict[Pa
 
 
 def _subjects(files: dict[Path, list], bids: bool) -> dict[Path, int]:
-    """The number of each subject's folder: the one in its name. Labels of BIDS that have none, or share it, are
-    numbered from 1 on in their order."""
+    """The number of each subject's folder, taken from its name. BIDS labels without a number, or with a shared one, are
+    numbered from 1 in their order."""
     numbers = {place: match and int(match.group(1)) for place in files for match in [SUBJECT_NAME.match(place.name)]}
     if bids and (None in numbers.values() or max(Counter(numbers.values()).values(), default=0) > 1):
         return {place: number for number, place in enumerate(numbers, 1)}
@@ -165,7 +166,7 @@ def _subjects(files: dict[Path, list], bids: bool) -> dict[Path, int]:
 
 
 def _stem(file: Path) -> str | None:
-    """The name of a file without the suffix of a recording, None if it has none."""
+    """The name of a file without its recording suffix; None if it has no such suffix."""
     return next((file.name[: -len(suffix)] for suffix in SUFFIXES if file.name.lower().endswith(suffix)), None)
 
 
@@ -174,8 +175,8 @@ def _natural(file: Path) -> list:
 
 
 def own_settings(folder: Path, settings: Path | str | None = None) -> RecordingsSettings:
-    """The settings of a folder; those without a value where a BIDS data set or epochs, which name their events, have
-    none. DatasetError as from `read_settings`."""
+    """The settings of a folder; empty settings if there is no file for a BIDS data set or epochs, which name their own
+    events. DatasetError as in `read_settings`."""
     optional = not settings_file(folder, settings).is_file() and all(
         one.kind in ("bids", "epochs") or one.file.suffix == ".set" for one in find_recordings(folder)
     )
@@ -198,8 +199,8 @@ def recordings_contents(
 
 
 def signal_files(folder: Path, found: Found) -> dict[str, Path]:
-    """All files that the signals and events of recordings may be read from, by name: those beside them, whose headers
-    may name any of them, and the sidecars of BIDS above."""
+    """All files from which signals and events may be read, by name: those beside the recordings, any of which a header
+    may name, and BIDS sidecars in the folders above."""
     left_out, places = {*found.orphans, *found.ignored}, {recording.file.parent for recording in found.recordings}
     above = {parent for place in places for parent in place.parents if parent == folder or folder in parent.parents}
     above = above if any(recording.kind == "bids" for recording in found.recordings) else set()
@@ -215,19 +216,19 @@ def _digests(named: dict[str, Path]) -> dict[str, str]:
 
 
 def recordings_fingerprint(folder: Path, configuration: Configuration, settings: Path | str | None = None) -> str:
-    """Stands for what the settings say and for all that is read; a copy of it has the same."""
+    """Identifies the content of the settings and everything that is read; a copy has the same fingerprint."""
     contents = recordings_contents(folder, configuration, settings)
-    contents.pop(SETTINGS_NAME, None)  # what it says counts, not how it is written
-    return digest([own_settings(folder, settings).model_dump_json(), contents])  # as text: the order of classes counts
+    contents.pop(SETTINGS_NAME, None)  # its content counts, not its formatting
+    return digest([own_settings(folder, settings).model_dump_json(), contents])  # as text: the order of classes matters
 
 
 def signals_fingerprint(folder: Path, values: RecordingsSettings, found: Found) -> str:
-    """Stands for what the trials' signals are made from: pictures and captions may change."""
+    """Identifies the data behind the trials' signals: pictures and captions may change."""
     return digest([values.model_dump_json(exclude={"images", "flicker"}), _digests(signal_files(folder, found))])
 
 
 def recordings_have_images(folder: Path, configuration: Configuration, settings: Path | str | None = None) -> bool:
-    """Whether valid settings say which pictures were shown."""
+    """Whether there are valid settings that say which pictures were shown."""
     with suppress(DatasetError):
         return read_settings(folder, settings).images is not None
     return False
@@ -242,8 +243,8 @@ def recordings_subjects(folder: Path, configuration: Configuration, settings: Pa
 
 
 def load_recordings(folder: Path, configuration: Configuration, settings: Path | str | None = None):  # -> EEGDataset
-    """Read, filter and cut all recordings below `folder`, one subfolder a subject. `settings` is the YAML file, where
-    the folder cannot be written to. DatasetError: settings, names, events or windows that do not fit."""
+    """Read, filter and cut all recordings below `folder`, one subfolder per subject. `settings` is the YAML file, for
+    folders that cannot be written to. DatasetError: settings, names, events or windows that do not fit."""
     from brainvis.data.recordings import open_recordings
 
     return open_recordings(folder, settings, recordings_fingerprint(folder, configuration, settings))

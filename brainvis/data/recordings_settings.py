@@ -1,4 +1,4 @@
-"""`recordings.yml`: how a person's own recordings become trials. Light."""
+"""`recordings.yml`: how your own recordings become trials. Light to import."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,13 +15,13 @@ Name = Annotated[str, Field(coerce_numbers_to_str=True)]
 NAMED = Predicate(lambda table: all(type(event) in (int, str) for event in table))
 ByEvent = Annotated[dict[Any, Name], MinLen(1), NAMED]
 A_TABLE = "such as {1: rest, 2: 13 Hz}; an event is a whole number or a text, a name a text, all else has to be quoted"
-# A path that starts from the folder of the settings. Of a data set that was moved only its name counts.
+# A path relative to the folder of the settings. Only its name counts, so that a data set may be moved.
 FROM_SETTINGS = BeforeValidator(lambda value, info: info.context.parent / str(value))
 Beside = Annotated[Path, FROM_SETTINGS, PlainSerializer(lambda path: path.name)]
 
 
 class Images(FileSettings):
-    """Which picture each event showed; the names are image ids, the folder is where their files lie."""
+    """Which picture each event showed; the names are image ids, and the folder holds their files."""
 
     # <folder>/<name up to the first _>/<name>.png, as EEGDataset.image_path expects
     folder: Annotated[Beside, Predicate(Path.is_dir)] = Field(description="a folder that exists")
@@ -32,7 +32,7 @@ class Images(FileSettings):
 
 
 class Arrays(FileSettings):
-    """What NumPy files do not say of the trials that they hold."""
+    """What NumPy files do not say about the trials that they hold."""
 
     sampling_rate: Hertz = Field(description="a positive number in hertz")
     channels: tuple[str, ...] = Field(description="a list of names such as [Oz, O1, O2], one a channel", min_length=1)
@@ -43,8 +43,8 @@ class Arrays(FileSettings):
 class RecordingsSettings(FileSettings):
     """`recordings.yml`. Times are seconds after the event, frequencies hertz."""
 
-    # Continuous recordings need these three, unless they are BIDS. None: the whole of ready epochs, unfiltered, and
-    # classes by the names of their events.
+    # Continuous recordings need these three, unless they are BIDS. None: whole epochs, unfiltered, with classes named
+    # after their events.
     window: Rising | None = Field(
         None, description="two numbers of seconds such as [2.0, 5.0], the first less than the second"
     )
@@ -60,7 +60,7 @@ class RecordingsSettings(FileSettings):
     # None: all EEG channels that the recordings share
     channels: tuple[str, ...] | None = Field(None, description="a list of names such as [Oz, O1, O2]", min_length=1)
     standardise: Literal["channel", "none"] = "channel"  # none: microvolts
-    # of lights, where the classes are lights that flicker: baselines then look for responses to them
+    # of lights, if the classes are flickering lights: baselines then look for responses to them
     flicker: tuple[Hertz, ...] = Field((), description="a positive number in hertz, or a list of them")
     images: Images | None = Field(None, description="a table with folder and events")
     task: str | None = Field(None, description="the task of a BIDS data set, as after `task-` in its file names")
@@ -85,7 +85,7 @@ class RecordingsSettings(FileSettings):
         return self
 
     def needed(self, *keys: str, file: Path) -> None:
-        """DatasetError unless the settings, read from `file`, have all these keys."""
+        """DatasetError unless the settings, read from `file`, contain all these keys."""
         for key in keys:
             if getattr(self, key) is None:
                 if not file.is_file():
@@ -95,18 +95,18 @@ class RecordingsSettings(FileSettings):
 
 
 def no_settings(file: Path) -> DatasetError:
-    """The error for a file of settings that is not there."""
+    """The error for a missing settings file."""
     cure = "Copy brainvis/data/recordings_example.yml there and change it to your events and window"
     return DatasetError(f"No settings for the recordings: {file} does not exist. {cure}.")
 
 
 def settings_file(folder: Path, settings: Path | str | None = None) -> Path:
-    """Where the settings are: `settings`, or `recordings.yml` in the folder."""
+    """Path of the settings: `settings`, or `recordings.yml` in the folder."""
     return Path(settings or Path(folder) / SETTINGS_NAME)
 
 
 def read_settings(folder: Path, settings: Path | str | None = None, optional: bool = False) -> RecordingsSettings:
-    """The settings, validated. DatasetError if there are none, unless they are `optional`."""
+    """The validated settings. DatasetError if there are none, unless they are `optional`."""
     file = settings_file(folder, settings)
     if not file.is_file():
         if optional:

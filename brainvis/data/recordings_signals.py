@@ -1,4 +1,4 @@
-"""What continuous recordings and ready epochs have in common on their way to trials."""
+"""Steps shared by continuous recordings and epochs on their way to trials."""
 
 import math
 from collections import Counter, defaultdict
@@ -18,7 +18,7 @@ from brainvis.files.reading import reason
 MICROVOLTS = 1e6  # of MNE's volts
 POSSIBLE = (0.05, 1000.0)  # microvolts: standard deviation of a typical channel of EEG, filtered
 TYPICAL = 10.0  # microvolts
-# What a signal that is so many times too large was, and what its file calls it.
+# What a signal that is too large by this factor really was, and what its file calls it.
 SLIPS = {
     1e6: "microvolts that its file calls volts", 1e3: "microvolts that its file calls millivolts",
     1e-3: "millivolts that its file calls microvolts", 1e-6: "volts that its file calls microvolts",
@@ -32,27 +32,27 @@ class Piece(NamedTuple):
 
     recording: Recording
     trials: np.ndarray  # (trial, channel, time) float32
-    before: np.ndarray | None  # the same of what was recorded before the event
+    before: np.ndarray | None  # the same, for what was recorded before the event
     lengths: np.ndarray  # (trial,) recorded samples
     events: list[str]  # of each trial
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of all trials before the first signal is read."""
+    """What is known about all trials before the first signal is read."""
 
     rate: float  # hertz
-    start: float  # seconds after the event, of a trial's first sample
+    start: float  # time of a trial's first sample, in seconds after the event
     channels: tuple[str, ...]
     classes: dict[str, str]  # event -> name of its class
-    most: int  # so many trials there are, or fewer
+    most: int  # number of trials, at most
     samples: int  # of a trial
-    pieces: Iterator[Piece]  # read one after the other
+    pieces: Iterator[Piece]  # read one after another
 
 
 @contextmanager
 def readable(file: Path, reader: str = "MNE") -> Iterator[None]:
-    """Whatever a reader raises for a file, which is what its format makes it raise, in one sentence."""
+    """Turn whatever a reader raises for a file, which depends on its format, into one sentence."""
     try:
         yield
     except DatasetError:
@@ -62,7 +62,7 @@ def readable(file: Path, reader: str = "MNE") -> Iterator[None]:
 
 
 def common_rate(rates: Mapping[Path, float], resample: float | None) -> float:
-    """The sampling rate of all trials in hertz, from those of the files; DatasetError if they differ."""
+    """The sampling rate of all trials in hertz, from the rates of the files; DatasetError if they differ."""
     if len(set(rates.values())) > 1 and resample is None:
         told = ", ".join(f"{rate:g} Hz ({file})" for rate, file in {rates[file]: file for file in rates}.items())
         raise DatasetError(f"The recordings differ in sampling rate: {told}. Add `resample: {min(rates.values()):g}`.")
@@ -70,7 +70,7 @@ def common_rate(rates: Mapping[Path, float], resample: float | None) -> float:
 
 
 def common_channels(infos: Mapping[Path, mne.Info], asked: tuple[str, ...] | None, notes: list[str]) -> tuple[str, ...]:
-    """The channels of the trials: those asked for, or all good EEG channels that every recording has."""
+    """The channels of the trials: those asked for, or all good EEG channels present in every recording."""
     for file, info in infos.items():
         if missing := [name for name in asked or () if name not in info.ch_names]:
             raise DatasetError(f"channels: {', '.join(missing)} not in {file}; it has {info.ch_names}.")
@@ -87,9 +87,10 @@ def common_channels(infos: Mapping[Path, mne.Info], asked: tuple[str, ...] | Non
 
 
 def named_events(found: Iterable[str], classes: Mapping, notes: list[str]) -> dict[str, str]:
-    """Which entry of `classes`, as text, each of all events `found` is; those that are none are left out. DatasetError
-    for an entry that no recording has. An event is the entry of its own text, of its number (`Stimulus/S  3` of
-    BrainVision is 3), or of one of the parts that slashes divide it into, as readers join two events of one trial."""
+    """The entry of `classes`, as text, for each of the events `found`; events without an entry are left out.
+    DatasetError for an entry found in no recording. An event matches the entry with its own text, its number
+    (`Stimulus/S  3` of BrainVision is 3), or one of its parts separated by slashes, with which readers join two events
+    of one trial."""
     texts, count = {str(key) for key in classes}, Counter(found)
     if len(texts) < len(classes):
         raise DatasetError(f"classes names an event twice, as number and as text: {list(classes)}.")
@@ -114,17 +115,17 @@ def _entry(text: str, texts: set[str]) -> str | None:
 
 
 def some(words: list[str], most: int = 20) -> str:
-    """The first of them, in a sentence."""
+    """The first few of them, as part of a sentence."""
     return ", ".join(words[:most]) + f" and {len(words) - most} more" * (len(words) > most)
 
 
 def amplitude(signals: np.ndarray) -> float:
-    """Microvolts by which a typical channel varies (standard deviation), from volts (..., channel, time)."""
+    """Standard deviation of a typical channel in microvolts, from volts (..., channel, time)."""
     return float(np.median(signals.std(-1))) * MICROVOLTS
 
 
 def amplitude_notes(levels: Mapping[object, float]) -> list[str]:
-    """What is to be said of recordings, by name, whose `amplitude` EEG cannot have, and what was probably meant."""
+    """Notes on recordings, by name, whose `amplitude` is impossible for EEG, with the likely cause."""
     slips = defaultdict(dict)
     for name, level in levels.items():
         if level > 0 and not POSSIBLE[0] <= level <= POSSIBLE[1]:
@@ -141,7 +142,8 @@ def amplitude_notes(levels: Mapping[object, float]) -> list[str]:
 
 
 def standardised(signals: np.ndarray, channels: tuple[str, ...], name: object) -> np.ndarray:
-    """Each channel of signals (channel, time), or (trial, channel, time), with mean 0 and deviation 1 over all."""
+    """Each channel of signals (channel, time), or (trial, channel, time), scaled to mean 0 and standard deviation 1
+    over all."""
     axes = tuple(axis for axis in range(signals.ndim) if axis != signals.ndim - 2)
     mean, deviation = signals.mean(axes, keepdims=True), signals.std(axes, keepdims=True)
     if flat := [channel for channel, value in zip(channels, deviation.ravel(), strict=True) if not value > 0]:
@@ -151,6 +153,6 @@ def standardised(signals: np.ndarray, channels: tuple[str, ...], name: object) -
 
 
 def check_finite(trials: np.ndarray, name: object) -> None:
-    """DatasetError for a trial that is not finite; of trials (trial, channel, time)."""
+    """DatasetError if any of the trials (trial, channel, time) is not finite."""
     for trial in np.flatnonzero(~np.isfinite(trials).all((1, 2)))[:1]:
         raise DatasetError(f"{name}: trial {trial} has values that are not finite. Repair or remove it.")

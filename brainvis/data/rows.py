@@ -1,4 +1,4 @@
-"""Some rows of a tensor, gathered when they are asked for: a mapped array is then held once, and as its pages alone."""
+"""Some rows of a tensor, gathered on demand: a mapped array is then held only once, as its own pages."""
 
 import ctypes
 import mmap
@@ -14,10 +14,11 @@ if _advise is not None:
 
 
 class Rows:
-    """The rows `rows` (n,) of a tensor, in that order, with as much of a tensor's own ways as `fit` and `predict` use.
+    """The rows `rows` (n,) of a tensor, in that order, with the part of the tensor interface that `fit` and `predict`
+    use.
 
-    `whole[rows]` would copy all of them at once. Here every batch is a copy of its own, which costs the reading of its
-    bytes, be they in memory or on a disk; `docs/scale.md` has the figures.
+    `whole[rows]` would copy all of them at once. Here every batch is copied separately, at the cost of reading its
+    bytes, whether from memory or from disk; `docs/scale.md` has the figures.
     """
 
     def __init__(self, whole: Tensor, rows: Tensor) -> None:
@@ -31,22 +32,22 @@ class Rows:
 
     @property
     def shape(self) -> torch.Size:
-        """As of the tensor that holds these rows alone."""
+        """Shape of a tensor with only these rows."""
         return torch.Size([len(self.rows), *self.whole.shape[1:]])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of these rows alone."""
+        """Size of these rows in bytes."""
         return self.shape.numel() * self.whole.element_size()
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the values."""
+        """Type of the values."""
         return self.whole.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the values are."""
+        """Device of the values."""
         return self.whole.device
 
     @property
@@ -55,22 +56,23 @@ class Rows:
         return self.whole.ndim
 
     def to(self, device: torch.device | str | None) -> "Tensor | Rows":
-        """A tensor of these rows on another device; themselves where they are there already, or for None."""
+        """A tensor of these rows on another device; the object itself if it is already there, or for None."""
         there = self.whole.device if device is None else torch.device(device)
         return self if there.type == self.whole.device.type else self._gathered(self.rows).to(there)
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """The rows in pieces of `size`, gathered one after the other."""
+        """The rows in pieces of `size`, gathered one after another."""
         return map(self._gathered, self.rows.split(size))
 
     def _gathered(self, rows: Tensor) -> Tensor:
-        """A copy of these rows of the whole. Of a mapped array that is not in memory the system is told first which
-        bytes are wanted: where it meets them one by one it reads megabytes around each, eight times as long."""
+        """A copy of these rows of the whole. For a mapped array that is not in memory, the system is first told which
+        bytes are needed: on finding them one by one it would read megabytes around each and take eight times as
+        long."""
         size = self.whole.stride(0) * self.whole.element_size()  # bytes
         whole_pages = size >= mmap.PAGESIZE and self.whole[:1].is_contiguous()
         if _advise is not None and self.device.type == "cpu" and whole_pages:
             for row in rows.tolist():
                 start = self.whole.data_ptr() + row * size
                 before = start % mmap.PAGESIZE
-                _advise(start - before, size + before, mmap.MADV_WILLNEED)  # whether it is taken changes no value
+                _advise(start - before, size + before, mmap.MADV_WILLNEED)  # the hint does not change any value
         return self.whole[rows]

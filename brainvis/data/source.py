@@ -1,6 +1,7 @@
-"""What every data set is made of: its functions, its error, and settings that a person writes in YAML.
+"""What every data set consists of: its functions, its error, and user settings in YAML.
 
-Light, as are the modules that fill `DATASETS`: Snakemake asks for fingerprints, and waits for neither torch nor MNE.
+Light to import, like the modules that fill `DATASETS`: Snakemake needs only fingerprints, and must not wait for torch
+or MNE.
 """
 
 import json
@@ -24,25 +25,25 @@ class DatasetError(BrainvisError):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from: functions that are called as f(folder, configuration, **options)."""
+    """Where a data set comes from: functions called as f(folder, configuration, **options)."""
 
     load: Callable  # -> EEGDataset
     fingerprint: Callable[..., str]  # of what `load` with the same arguments would read; cheap
-    subjects: Callable[..., tuple[int, ...]]  # their numbers, before any trial is read
-    has_images: Callable[..., bool]  # whether the pictures that were shown are at hand
-    # Digests of the files that are read, by name, so that it can be said which of them has changed.
+    subjects: Callable[..., tuple[int, ...]]  # their numbers, without reading any trial
+    has_images: Callable[..., bool]  # whether the pictures that were shown are available
+    # Digests of the files that are read, by name, to report which of them has changed.
     contents: Callable[..., dict[str, str]] = lambda folder, configuration, **options: {}
 
 
 class FileSettings(BaseModel):
-    """Settings of a data set. A field's description says what it needs: messages quote it."""
+    """Settings of a data set. A field's description says what it requires: messages quote it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def validated(cls, content: dict, where: object, part: str = "") -> Self:
         """`content` as settings; DatasetError if a key is unknown or missing, or a value is not allowed. `where` it
-        comes from is the context of validators; `part` stands before a key, such as "images."."""
+        comes from is the validators' context; `part` is a prefix for keys, such as "images."."""
         try:
             return cls.model_validate(content, context=where)
         except ValidationError as caught:
@@ -60,7 +61,7 @@ class FileSettings(BaseModel):
 
 
 def read_yaml(file: Path) -> dict:
-    """The keys of a YAML file that have a value; DatasetError if it is not plain YAML, or no table."""
+    """The keys of a YAML file that have a value; DatasetError if it is not plain YAML, or not a mapping."""
     try:
         content = reading.read_yaml(file) or {}
     except BrainvisError as error:
@@ -71,15 +72,16 @@ def read_yaml(file: Path) -> dict:
 
 
 def stored_beside(folder: Path) -> Path:
-    """Where the array files of the data in `folder` are: there, or beside the runs if it cannot be written to."""
+    """Where the array files of the data in `folder` are stored: in that folder, or beside the runs if it cannot be
+    written to."""
     return beside_runs("data") / folder.name if read_only(folder) else folder
 
 
 def read_about(file: Path) -> dict:
-    """What an array file (`stored`) says of itself; empty if there is none, or if it cannot be read."""
+    """What an array file (`stored`) says about itself; empty if there is none, or if it cannot be read."""
     try:
         with safe_open(file, "numpy") as content:
             about = json.loads(bytes(content.get_tensor("about")))
         return about if isinstance(about, dict) else {}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return {}  # damaged: it is made anew when the data set is opened
+        return {}  # damaged: it is rebuilt when the data set is opened

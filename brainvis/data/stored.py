@@ -1,9 +1,9 @@
-"""Trials in an array file: written trial by trial, checksummed, mapped when it is read.
+"""Trials in an array file: written trial by trial, checksummed, and mapped for reading.
 
-A safetensors file of "trials" (trial, channel, time), any other signals that belong to each trial, "about", JSON of
-whatever else is known, and a checksum of each trial. Its header is one page, so that signals start at the start of one;
-it is written last, because only then is it known how many trials there are. Neither writing nor reading ever has all
-signals in memory.
+A safetensors file with "trials" (trial, channel, time), any other signals that belong to each trial, "about" (JSON with
+all other information), and a checksum of each trial. Its header is one page, so that signals start on a page boundary;
+it is written last, because only then is the number of trials known. Neither writing nor reading ever holds all signals
+in memory.
 """
 
 import hashlib
@@ -26,19 +26,21 @@ from brainvis.files import DamagedError, digest, locked, readable_size, verified
 
 PAGE = 4096  # bytes
 CHECKSUM = 8  # bytes of a trial's SHA-256
-SIGNALS = ("trials", "before")  # in the order of the file
+SIGNALS = ("trials", "before")  # in file order
 
 
 class Stored(NamedTuple):
-    """What an array file holds, mapped: processes share its pages, and writing to the tensors never reaches it."""
+    """Content of an array file, mapped: processes share its pages, and writing to the tensors never changes the
+    file."""
 
-    signals: dict[str, Tensor]  # those of `SIGNALS` that there are, each (trial, channel, time) float32
-    about: dict  # as JSON gives it back
+    signals: dict[str, Tensor]  # those of `SIGNALS` that exist, each (trial, channel, time) float32
+    about: dict  # as returned by JSON
 
 
 def stored(target: Path, made_from: str, make: Callable[[], None]) -> Stored:
-    """The content of the array file `target`; `make` writes it with `write_trials` where there is none that is whole,
-    unchanged and made from this. One of several processes does. DatasetError: a folder that cannot be written."""
+    """The content of the array file `target`. If there is no such file that is complete, unchanged and made from
+    `made_from`, `make` writes it with `write_trials`, in one of several processes. DatasetError: a folder that cannot
+    be written to."""
     if (found := _mapped(target, made_from, told=True)) is not None:
         return found
     try:
@@ -53,7 +55,7 @@ def stored(target: Path, made_from: str, make: Callable[[], None]) -> Stored:
 
 
 def check_room(target: Path, size: int) -> None:
-    """DatasetError if there is no room for a file of `size` bytes."""
+    """DatasetError if there is no space for a file of `size` bytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(target.parent).free) < size * 1.01 + 2**20:
         wrong = f"There is no room for {target}: it takes {readable_size(size)}, and {readable_size(free)} are free"
@@ -61,10 +63,10 @@ def check_room(target: Path, size: int) -> None:
 
 
 def write_trials(target: Path, made_from: str, trials: Iterable[tuple[Tensor, ...]], about: Callable[[], dict]) -> None:
-    """Write an array file: for each trial its `SIGNALS`, float32 (channel, time) of the same shape for all trials.
-    `about` is asked once they are written. ValueError: no trial."""
+    """Write an array file: for each trial its `SIGNALS`, float32 (channel, time) with the same shape for all trials.
+    `about` is called once they are written. ValueError: no trials."""
 
-    def write(path: Path) -> None:  # by hand: the library of safetensors writes only what is in memory as a whole
+    def write(path: Path) -> None:  # by hand: the safetensors library writes only what is entirely in memory
         checksums, shapes = [], ()
         with path.open("wb") as stream, ExitStack() as opened:
             stream.seek(PAGE)
@@ -93,7 +95,7 @@ def write_trials(target: Path, made_from: str, trials: Iterable[tuple[Tensor, ..
 
 
 def _head(content: dict[str, tuple[str, list[int]]], metadata: dict[str, str]) -> bytes:
-    """A header of safetensors, filled up with blanks to one page, which the format allows."""
+    """A safetensors header, padded with spaces to one page, which the format allows."""
     header, end = {"__metadata__": metadata}, 0
     for name, (kind, shape) in content.items():
         start, end = end, end + math.prod(shape) * (4 if kind == "F32" else 1)
@@ -113,8 +115,8 @@ def _seal(made_from: str, about: bytes, checksums: bytes) -> str:
 
 
 def _mapped(file: Path, made_from: str, told: bool = False) -> Stored | None:
-    """The content of an array file, None if there is none that is whole, unchanged and made from this; it is said if
-    it is damaged, unless it was or will be `told`."""
+    """The content of an array file; None unless it is complete, unchanged and made from `made_from`. Damage is
+    reported, unless it was or will be (`told`)."""
     try:
         with safe_open(file, "pt") as content:
             if (content.metadata() or {}).get("made_from") != made_from:
@@ -132,7 +134,7 @@ def _mapped(file: Path, made_from: str, told: bool = False) -> Stored | None:
 
 
 def check_array(file: Path) -> None:
-    """Read an array file against its checksums; DamagedError if it is not what was written, or has values that are not
+    """Check an array file against its checksums; DamagedError if it is not what was written, or has values that are not
     finite."""
     try:
         with safe_open(file, "pt") as content:

@@ -1,4 +1,4 @@
-"""Folders, atomic writes, locks and hashes: all that touches a disk in more than one place."""
+"""Folders, atomic writes, locks and hashes: disk access shared by several modules."""
 
 from brainvis.files.checksums import (
     DamagedError,

@@ -1,7 +1,7 @@
-"""Digests of values and of files, and the memory of which files were read against theirs.
+"""Digests of values and of files, and a record of which files have been verified.
 
-A file is read as a whole once. From then on its size, times and inode tell whether it is still the same. The memory of
-that lies beside the runs and may be deleted at any time.
+A file is read in full once. From then on, its size, times and inode show whether it is unchanged. This record is kept
+beside the runs and may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from brainvis.files.writing import WriteError, write_json
 MEMORY = ".checked.json"  # in the folder of all runs
 BLOCK = 2**20  # bytes read at a time
 LARGE = 2**28  # bytes; reading more than that shows its progress
-WORTH = 2**20  # bytes; what was read is kept on disk if it is as much as that
-SETTLED = 2.0  # seconds; a younger file could change once more without another time stamp
+WORTH = 2**20  # bytes; the record is saved once at least this much has been read
+SETTLED = 2.0  # seconds; a more recent file could still change without a new time stamp
 
 
 class DamagedError(BrainvisError):
@@ -32,23 +32,24 @@ class DamagedError(BrainvisError):
 
 
 class UnsealedError(DamagedError):
-    """A file without a checksum: an earlier version wrote it."""
+    """A file without a checksum: written by an earlier version."""
 
 
 def digest(description: object) -> str:
-    """Twelve hexadecimal digits that stand for any JSON-ready value."""
+    """Twelve hexadecimal digits that identify any JSON-ready value."""
     return _sha256(description)[:12]
 
 
 def file_digest(path: Path) -> str:
-    """Sixteen hexadecimal digits that stand for a file's whole content."""
+    """Sixteen hexadecimal digits that identify a file's entire content."""
     return file_digests([path])[path][:16]
 
 
 def file_digests(files: Iterable[Path], title: str = "checksums", watched: bool = False) -> dict[Path, str]:
-    """SHA-256 of files, 64 hexadecimal digits each; those that have not changed since are not read again.
+    """SHA-256 of files, 64 hexadecimal digits each; unchanged files are not read again.
 
-    `title` stands on the progress bar. Of `watched` files it is said if they were something else when last read.
+    `title` is shown on the progress bar. For `watched` files, it is reported if their content differs from the last
+    reading.
     """
     memory, found = _memory(), {}
     states = {file: _state(file) for file in files}
@@ -65,13 +66,14 @@ def file_digests(files: Iterable[Path], title: str = "checksums", watched: bool 
 
 
 def verified(file: Path, what: str, check: Callable[[], None]) -> None:
-    """Have `check` read a file against checksums of its own, unless this very file has passed it; `what` tells checks
-    apart. What `check` raises goes through."""
+    """Have `check` read a file against its own checksums, unless this very file has already passed; `what`
+    distinguishes checks. Errors from `check` are passed on."""
     remembered(file, what, lambda: check() or "passed")
 
 
 def remembered(file: Path, what: str, ask: Callable[[], str]) -> str:
-    """What `ask` says of a file; it is asked again only once the file has changed. `what` tells questions apart."""
+    """The answer of `ask` about a file; it is asked again only after the file has changed. `what` distinguishes
+    questions."""
     memory, state = _memory(), _state(file)
     if (said := memory.found(file, state, what)) is None:
         said = ask()
@@ -81,23 +83,23 @@ def remembered(file: Path, what: str, ask: Callable[[], str]) -> str:
 
 
 def read_all_again() -> None:
-    """Forget which files were read: each is read anew, once."""
+    """Forget which files have been read: each is read again, once."""
     _memories.clear()
     (runs_folder() / MEMORY).unlink(missing_ok=True)
 
 
 def write_sealed(path: Path, content: dict) -> None:
-    """Write JSON with a checksum of all that it says; values are those that JSON gives back."""
+    """Write JSON with a checksum of its content; values must survive a JSON round trip."""
     write_json(path, {**content, "sha256": _sha256(content)})
 
 
 def read_sealed(path: Path) -> dict:
-    """What `write_sealed` wrote, without the checksum.
+    """The content that `write_sealed` wrote, without the checksum.
 
     Raises:
         FileNotFoundError: no file.
         UnsealedError: it has no checksum.
-        BrainvisError: it is damaged, or says something else than was written.
+        BrainvisError: it is damaged, or its content is not what was written.
     """
     content = read_json(path)
     if (seal := content.pop("sha256", None)) is None:
@@ -127,19 +129,19 @@ def _state(file: Path) -> list[int]:
 
 @dataclass
 class _Memory:
-    """What was found in files, by their paths: their state then, and what each check said."""
+    """What is known about files, by path: their state at the time, and the answer of each check."""
 
     file: Path
     known: dict[str, dict] = field(default_factory=dict)
     unwritten: dict[str, int] = field(default_factory=dict)  # bytes
 
     def found(self, file: Path, state: list[int], what: str) -> str | None:
-        """What `what` said of a file in this state."""
+        """The answer of `what` for a file in this state."""
         entry = self.known.get(str(file.absolute()), {})
         return entry.get(what) if entry.get("state") == state else None
 
     def learn(self, file: Path, state: list[int], what: str, said: str) -> str | None:
-        """Remember it, unless the file is so young that it may be changing; returns what was said before."""
+        """Record the answer, unless the file is so recent that it may still change; returns the previous answer."""
         name = str(file.absolute())
         entry = self.known.get(name, {})
         if state == _state(file) and max(state[1:3]) / 1e9 < time.time() - SETTLED:
@@ -148,15 +150,15 @@ class _Memory:
         return entry.get(what)
 
     def write(self) -> None:
-        """Keep what is new, beside what other processes have written meanwhile."""
+        """Save new entries, merged with what other processes have written in the meantime."""
         if sum(self.unwritten.values()) < WORTH:
             return
-        with suppress(WriteError):  # a folder that cannot be written: everything is read again next time
+        with suppress(WriteError):  # a folder that cannot be written to: everything is read again next time
             write_sealed(self.file, _stored(self.file) | {name: self.known[name] for name in self.unwritten})
         self.unwritten.clear()
 
 
-_memories: dict[Path, _Memory] = {}  # by file: another folder of runs has another one
+_memories: dict[Path, _Memory] = {}  # by file: each folder of runs has its own
 
 
 def _memory() -> _Memory:
@@ -167,7 +169,7 @@ def _memory() -> _Memory:
 
 
 def _stored(file: Path) -> dict[str, dict]:
-    """The memory on disk; one that is damaged is none."""
+    """The record on disk; a damaged one counts as empty."""
     with suppress(BrainvisError, OSError):
         return read_sealed(file)
     return {}

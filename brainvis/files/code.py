@@ -1,4 +1,4 @@
-"""What code a result comes from: digests of modules and of what they import, without comments and docstrings."""
+"""The code behind a result: digests of modules and of what they import, without comments and docstrings."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from brainvis.files.checksums import digest
 from brainvis.files.folders import ROOT
 
 
-@lru_cache(maxsize=256)  # as long as what it reads: each module is read once
+@lru_cache(maxsize=256)  # lives as long as what it reads: each module is read once
 def code_digest(*modules: str, leave_out: tuple[str, ...] = ()) -> str:
-    """Twelve hexadecimal digits that stand for the code of modules and of what they import from their own package.
+    """Twelve hexadecimal digits that identify the code of modules and of what they import from their own package.
 
-    Comments, docstrings and layout do not count. What is imported from a package is followed to the module that it is
-    from; what a package itself defines is a table, whose chosen entries the caller names among `modules`.
+    Comments, docstrings and layout do not count. A name imported from a package is followed to the module that defines
+    it; what a package itself defines is a table, whose selected entries the caller names among `modules`.
 
     Args:
-        modules: dotted names. Those outside of `brainvis` are followed into `brainvis` as well.
-        leave_out: dotted names of modules and packages that are not followed.
+        modules: dotted names. Those outside `brainvis` are also followed into `brainvis`.
+        leave_out: dotted names of modules and packages not to follow.
     """
     found: dict[str, str] = {}
     waiting = list(modules)
@@ -52,7 +52,8 @@ def source_digest(source: str) -> tuple[str, list[str]]:
 
 
 def notebook_code(notebook: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of a notebook's code cells but the first, the parameters, and the modules of `brainvis` they import."""
+    """Digest of a notebook's code cells except the first (the parameters), and the modules of `brainvis` they
+    import."""
     file = ROOT / "notebooks" / f"{notebook}.ipynb"
     return _cells(file, file.stat().st_mtime_ns)
 
@@ -74,7 +75,7 @@ def _code_of(module: str) -> tuple[str, list[str]]:
 
 
 def _file(module: str) -> Path | None:
-    """Where a module's source is, without importing anything of `brainvis`; None if it has none."""
+    """Path of a module's source, found without importing anything from `brainvis`; None if it has none."""
     if module.split(".")[0] == "brainvis":
         place = ROOT.joinpath(*module.split("."))
         return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
@@ -83,7 +84,7 @@ def _file(module: str) -> Path | None:
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of the modules of `brainvis` that code imports, wherever in it."""
+    """Dotted names of the modules of `brainvis` that code imports, anywhere in it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("brainvis."))

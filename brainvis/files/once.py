@@ -1,4 +1,4 @@
-"""Answers that many ask for alike, worked out once while nothing on the disk changes: thousands of runs are planned."""
+"""Shared answers, computed once while nothing on disk changes: thousands of runs are planned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _answers: dict[tuple, object] | None = None
 
 @contextmanager
 def unchanging() -> Iterator[None]:
-    """Meanwhile methods that are `shared_by` some fields keep their answers; afterwards all are forgotten."""
+    """Within this context, methods decorated with `shared_by` cache their answers; afterwards all are forgotten."""
     global _answers
     before, _answers = _answers, {} if _answers is None else _answers
     try:
@@ -21,7 +21,7 @@ def unchanging() -> Iterator[None]:
 
 
 def shared_by(*names: str) -> Callable:
-    """Marks a method whose answer depends on these fields of its object, its arguments and the disk alone."""
+    """Mark a method whose answer depends only on these fields of its object, its arguments and the disk."""
 
     def decorate(method: Callable) -> Callable:
         @wraps(method)

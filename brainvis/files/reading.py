@@ -1,7 +1,7 @@
-"""Reading files of strangers, without surprises: JSON, YAML, pictures; `tensors` has weights.
+"""Safe reading of untrusted files: JSON, YAML, pictures; weights are in `tensors`.
 
-Whatever is in a file, it runs no code, takes neither minutes nor the machine's memory, and is refused in one sentence
-that names it. Light: Pillow is imported where a picture is read.
+Whatever a file contains, it runs no code, exhausts neither time nor memory, and is rejected with one sentence that
+names it. Light to import: Pillow is imported only to read a picture.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from brainvis.files.folders import BrainvisError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Bytes that a file, or a part of it, may have; far above what studies need, far below what hurts.
+# Largest size in bytes of a file, or of a part of it: far above what studies need, far below what does harm.
 JSON_BYTES, YAML_BYTES, PICTURE_BYTES = 16 * 2**20, 4 * 2**20, 256 * 2**20
 YAML_VALUES, YAML_DEPTH = 200_000, 50
-PIXELS, SCANS = 64_000_000, 10  # of a picture; how often a progressive JPEG may paint that many
+PIXELS, SCANS = 64_000_000, 10  # of a picture; how often a progressive JPEG may draw that many
 FORMATS = ("JPEG", "PNG")
 
 
-# Names that become folders and parts of commands.
+# Names used as folders and in commands.
 SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
 UNSAFE = (
     "its name becomes a folder's: up to 200 letters from a to z, digits, `.`, `_` and `-`, the first neither `.` nor "
@@ -37,32 +37,32 @@ UNSAFE = (
 
 
 def safe_name(name: str) -> bool:
-    """Whether a folder may be called so; if not, `UNSAFE` says why."""
+    """Whether a folder may have this name; if not, `UNSAFE` says why."""
     return re.fullmatch(SAFE_NAME, name) is not None
 
 
 def refuse(path: Path, wrong: str, cause: BaseException | None = None) -> NoReturn:
-    """BrainvisError: `path` and what is wrong with it."""
+    """Raise BrainvisError: `path` and what is wrong with it."""
     raise BrainvisError(f"{path} {wrong}") from cause
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what an error says, or its name."""
+    """The first line of an error's message, or its name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def plain_file(path: Path, most: int | None = None) -> int:
-    """Size in bytes of a file, which is no device, pipe or folder and has at most `most` bytes.
+    """Size in bytes of a file, which must not be a device, pipe or folder and may have at most `most` bytes.
 
     Raises:
-        FileNotFoundError: there is nothing.
-        BrainvisError: there is something else.
+        FileNotFoundError: the file does not exist.
+        BrainvisError: it is something else, or too large.
     """
     try:
         state = path.stat()
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:  # links in a circle, a name that is none
+    except (OSError, ValueError) as error:  # circular links, or an invalid name
         refuse(path, f"cannot be read: {reason(error)}. Repair or remove it.", error)
     if not stat.S_ISREG(state.st_mode):
         refuse(path, "is no plain file, but a folder, a pipe or a device. Put the file itself there.")
@@ -72,7 +72,7 @@ def plain_file(path: Path, most: int | None = None) -> int:
 
 
 def read_text(path: Path, most: int, kind: str = "text") -> str:
-    """A text file of some kind, in UTF-8 and of at most `most` bytes."""
+    """A text file, in UTF-8 and of at most `most` bytes; `kind` names it in messages."""
     plain_file(path, most)
     try:
         with path.open("rb") as stream:
@@ -82,11 +82,11 @@ def read_text(path: Path, most: int, kind: str = "text") -> str:
 
 
 def read_json(path: Path, missing: dict | None = None) -> dict:
-    """A dictionary from a JSON file; `missing`, where that is given, if there is no file.
+    """A dictionary from a JSON file; `missing`, if given, replaces a file that does not exist.
 
     Raises:
-        FileNotFoundError: no file, and no `missing`.
-        BrainvisError: the file holds something else, a key twice, or a number that is none.
+        FileNotFoundError: the file does not exist, and `missing` is not given.
+        BrainvisError: the file holds something else, a duplicate key, or an invalid number.
     """
     try:
         text = read_text(path, JSON_BYTES, "JSON")
@@ -120,7 +120,7 @@ def _table(pairs: list[tuple[str, Any]]) -> dict:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """PyYAML's safe one, in C where it is there; a key that is there twice is an error."""
+    """PyYAML's safe loader, in C if available; a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -130,10 +130,10 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds: plain values only, without anchors and aliases, which can stand for any amount.
+    """Content of a YAML file: plain values only, without anchors and aliases, which can expand without limit.
 
     Raises:
-        BrainvisError: it is no YAML file, or one of these.
+        BrainvisError: it is not a YAML file, or contains an anchor or alias.
     """
     text, depth = read_text(path, YAML_BYTES, "plain YAML"), 0
     try:
@@ -144,17 +144,17 @@ def read_yaml(path: Path) -> Any:
             if depth > YAML_DEPTH or count > YAML_VALUES:
                 raise ValueError(f"it has more than {YAML_DEPTH} levels or {YAML_VALUES:,} values")
         return yaml.load(text, Loader=_Loader)
-    except Exception as error:  # PyYAML raises whatever a value makes Python's own types raise
+    except Exception as error:  # PyYAML passes on any error of Python's own types
         said = " ".join(str(error).split())[:300] or type(error).__name__
         refuse(path, f"is no YAML file, or not plain YAML: {said}", error)
 
 
 def open_picture(path: Path) -> Image:
-    """A picture file of `FORMATS`, decoded, RGB.
+    """Decode a picture file in one of `FORMATS`, as RGB.
 
     Raises:
-        FileNotFoundError: there is nothing.
-        BrainvisError: it is no such picture, damaged, or has more than `PIXELS`.
+        FileNotFoundError: the file does not exist.
+        BrainvisError: it is not such a picture, is damaged, or has more than `PIXELS` pixels.
     """
     from PIL import Image
 
@@ -167,5 +167,5 @@ def open_picture(path: Path) -> Image:
             if pixels > PIXELS or pixels * paints > PIXELS * SCANS:
                 raise ValueError(f"{picture.width} x {picture.height} pixels, painted {paints} times, are too many")
             return picture.convert("RGB")
-    except Exception as error:  # Pillow raises whatever the damage leads to
+    except Exception as error:  # Pillow raises various errors for damaged files
         refuse(path, f"cannot be read as a picture ({reason(error)}). Restore it.", error)

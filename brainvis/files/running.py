@@ -1,7 +1,7 @@
-"""One notebook of a study, run as Snakemake's rules do it: alone in its folder, and gone when nobody waits for it.
+"""Run one notebook of a study for Snakemake's rules: alone in its folder, and stopped when nobody waits for it.
 
 Two studies that share a stage run it once, on one machine or on two nodes of a cluster. The lock is a file that its
-owner touches (filelock's lease), because `flock` may not hold on network file systems.
+owner touches (filelock's lease), because `flock` may not work on network file systems.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from filelock import SoftFileLease, Timeout
 from brainvis.files.folders import BrainvisError
 from brainvis.files.warm import WARM, kernel_spec
 
-STARTED = "BRAINVIS_STARTED"  # when the study started that asks for this run; the Snakefile sets it, jobs inherit it
-PLAN = "BRAINVIS_PLAN"  # which the Snakefile sets for its jobs: they have a snakemake above them
-MADE = ".made"  # the file in a run's folder that names the mark of what was made there last
-LEASE = 90  # seconds without a sign of life after which the owner of a lock on another machine counts as gone
-HEARTBEAT = 10  # seconds from one sign of life to the next
+STARTED = "BRAINVIS_STARTED"  # start time of the study that asks for this run; set by the Snakefile, inherited by jobs
+PLAN = "BRAINVIS_PLAN"  # set by the Snakefile for its jobs: they run under a snakemake process
+MADE = ".made"  # the file in a run's folder that names the mark last made there
+LEASE = 90  # seconds without a heartbeat after which the owner of a lock on another machine counts as dead
+HEARTBEAT = 10  # seconds between heartbeats
 
 
 class Stopped(BrainvisError):
@@ -35,33 +35,34 @@ class Stopped(BrainvisError):
 
 
 def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: list[tuple[str, str]]) -> str:
-    """Run a notebook once, whoever asks at the same time, and say what was done.
+    """Run a notebook once, even if several processes ask for it at the same time, and report what was done.
 
     Args:
-        notebook: what papermill runs.
-        executed: where it leaves it, with outputs.
-        mark: the empty file that says that the run is whole; the notebook makes it, or it is made here.
-        parameters: names and values as papermill's -p takes them.
+        notebook: the notebook that papermill runs.
+        executed: path of the executed notebook, with outputs.
+        mark: the empty file that marks a complete run; made by the notebook, or else here.
+        parameters: names and values, as for papermill's -p.
 
     Raises:
-        Stopped: by a signal, because snakemake has died, or because another run took the folder over.
-        BrainvisError: the notebook failed; the message has its error.
+        Stopped: by a signal, because snakemake has died, or because another run took over the folder.
+        BrainvisError: the notebook failed; the message contains its error.
     """
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # as papermill's own command: no warning on each start
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # like papermill itself: no warning at each start
     started = float(os.environ.get(STARTED, time.time()))
     snakemakes = _snakemakes()
     if PLAN in os.environ and not snakemakes:  # it died while this process was starting
         raise Stopped("snakemake has died: this run stops with it")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_signal)
-    # Snakemake removes the mark before it runs a job, also one that another study has just made. It leaves this alone.
+    # Snakemake removes the mark before it runs a job, even if another study has just made it. It does not touch this
+    # file.
     made = mark.parent / MADE
     mark.parent.mkdir(parents=True, exist_ok=True)
     with held(mark.parent / ".running.lock", lambda: _orphaned(snakemakes)) as is_lost:
         if made.exists() and made.read_text() == mark.name and (when := made.stat().st_mtime) >= started:
             if not mark.exists():
                 mark.touch()
-                os.utime(mark, (when, when))  # older than what has been built from it meanwhile
+                os.utime(mark, (when, when))  # older than what has since been built from it
             return f"{mark.parent}: made by another study meanwhile"
         made.unlink(missing_ok=True)
         others = list(mark.parent.glob("*.whole"))
@@ -78,7 +79,7 @@ def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: list[tu
             _raise_failure(work, executed)
         finally:
             _end_children()
-        if not mark.exists():  # it gathers the runs of all studies, so that it is as new for the others as for this one
+        if not mark.exists():  # it gathers the runs of all studies, so it is as new for the others as for this one
             for whole in (*others, mark):
                 whole.touch()
         made.write_text(mark.name)
@@ -88,13 +89,14 @@ def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: list[tu
 
 @contextmanager
 def held(lock: Path, orphaned: Callable[[], bool] = lambda: False) -> Iterator[Callable[[], bool]]:
-    """Hold a lock that works across machines; gives what says whether another process has taken it over since.
+    """Hold a lock that works across machines; yields a function that says whether another process has since taken it
+    over.
 
-    A lock whose owner has died on this machine is free at once; on another machine, after `LEASE` seconds without a
-    sign of life, by the clock of the one that waits.
+    A lock whose owner has died is freed at once on this machine, and after `LEASE` seconds without a heartbeat on
+    another machine, by the clock of the waiting process.
 
     Raises:
-        Stopped: `orphaned` came true while this waited.
+        Stopped: `orphaned` became true while this process waited.
     """
     lost: list[object] = []
     lease = SoftFileLease(
@@ -109,7 +111,7 @@ def held(lock: Path, orphaned: Callable[[], bool] = lambda: False) -> Iterator[C
                 raise Stopped("snakemake has died: this run stops with it") from None
             if before is None and (owner := lease.owner):
                 print(f"{lock.parent}: waiting for {owner.hostname}, process {owner.pid}", file=sys.stderr, flush=True)
-            # filelock takes a dead owner's lock by exchanging two names, which network file systems refuse.
+            # filelock takes a dead owner's lock by swapping two names, which network file systems refuse.
             if before is not None and before == _state(lock):
                 lease.force_break()
             before = _state(lock)
@@ -128,8 +130,9 @@ def _state(lock: Path) -> tuple[int, ...]:
 
 
 def _execute(notebook: Path, executed: Path, parameters: list[tuple[str, str]], check: Callable[[], None]) -> Future:
-    """Run papermill in a thread of its own, so that this one hears signals, and `check` once a second."""
-    # A second of imports, to check URIs by a grammar that no notebook's schema asks for: jsonschema does without it.
+    """Run papermill in a separate thread, so that this one receives signals, and call `check` once a second."""
+    # Skips a second of imports, for checking URIs by a grammar that no notebook's schema uses: jsonschema works
+    # without.
     sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
     from papermill.cli import _resolve_type
@@ -139,7 +142,8 @@ def _execute(notebook: Path, executed: Path, parameters: list[tuple[str, str]], 
         if Path(place := os.environ.get(WARM, "")).is_socket():
             kernel_spec(place, Path(private))
             os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (private, os.environ.get("JUPYTER_PATH"))))
-        # By sockets in there: others on the node can listen to TCP, and a machine without a network has none.
+        # Through sockets in that folder: other users of the node can listen to TCP, and a machine without a network has
+        # none.
         talk = {"transport": "ipc", "ip": f"{private}/kernel"} if len(private) < 80 and os.name == "posix" else {}
         work = ThreadPoolExecutor(1).submit(
             papermill.execute_notebook,
@@ -154,7 +158,7 @@ def _execute(notebook: Path, executed: Path, parameters: list[tuple[str, str]], 
 
 
 def _raise_failure(work: Future, executed: Path) -> None:
-    """BrainvisError, and the traceback of the notebook, if it failed."""
+    """Raise BrainvisError, and print the notebook's traceback, if it failed."""
     from papermill.exceptions import PapermillExecutionError
 
     try:
@@ -166,7 +170,7 @@ def _raise_failure(work: Future, executed: Path) -> None:
 
 @contextmanager
 def _printing_to(log: Path) -> Iterator[None]:
-    """Whatever this process and its kernels print goes to a file: libraries' warnings, papermill's messages."""
+    """Redirect everything that this process and its kernels print to a file: library warnings, papermill's messages."""
     kept = [os.dup(number) for number in (1, 2)]
     try:
         with log.open("wb") as file:
@@ -182,7 +186,7 @@ def _printing_to(log: Path) -> Iterator[None]:
 def progress(plan: Path, folder: Path) -> str:
     """What has just been done and what is left of the study: "12 of 27  04_fusion, subject 1, full; ...".
 
-    The time that is left: what the runs of each notebook took so far, at the pace of this study so far.
+    The remaining time is estimated from how long each notebook's runs have taken, at the pace of this study so far.
     """
     _, *jobs = json.loads(plan.read_text(encoding="utf-8"))
     this = next((job for job in jobs if Path(job["folder"]) == folder), None)
@@ -211,12 +215,12 @@ def progress(plan: Path, folder: Path) -> str:
 
 def _on_signal(number: int, frame: object) -> None:
     for other in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(other, signal.SIG_IGN)  # once is enough: what follows takes a moment
+        signal.signal(other, signal.SIG_IGN)  # once is enough: what follows takes only a moment
     raise Stopped(f"stopped by {signal.Signals(number).name}")
 
 
 def _snakemakes() -> list[psutil.Process]:
-    """The processes of snakemake that this one works for: on a cluster a job has its own, under one that waits."""
+    """The snakemake processes for which this one works: on a cluster a job has its own, under one that waits."""
     found = []
     for parent in psutil.Process().parents():
         try:
@@ -235,7 +239,7 @@ def _orphaned(snakemakes: list[psutil.Process]) -> bool:
 
 
 def _end_children() -> None:
-    """End the kernel and all that it started; after a notebook that ended by itself there is nothing left."""
+    """End the kernel and everything it started; if the notebook ended by itself, nothing is left to end."""
     children = psutil.Process().children(recursive=True)
     for child in children:
         with suppress(psutil.NoSuchProcess):  # it ended by itself

@@ -1,7 +1,7 @@
-"""Reading the weights of strangers: safetensors, and what `torch.save` wrote.
+"""Safe reading of untrusted weights: safetensors, and files written by `torch.save`.
 
-Nothing in a file is run, and nothing is built from it that is larger than the file. Light: torch is imported where a
-file is read.
+No code in a file is run, and nothing larger than the file is built from it. Light to import: torch is imported only to
+read a file.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from brainvis.files.reading import plain_file, reason, refuse
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Bytes of what describes the tensors of a file; far above what studies need, far below what hurts.
+# Largest size in bytes of the description of a file's tensors: far above what studies need, far below what does harm.
 HEADER_BYTES, PICKLE_BYTES, DIRECTORY_BYTES = 32 * 2**20, 16 * 2**20, 64 * 2**20
-RECORDS, INSTRUCTIONS = 200_000, 2_000_000  # of an archive of torch.save: its tensors, the steps that describe them
+RECORDS, INSTRUCTIONS = 200_000, 2_000_000  # of an archive of torch.save: its tensors, and the steps that describe them
 VALUES, DEPTH = 10_000_000, 100  # in one value of a pickle
-LARGE = 10**9  # bytes of which progress is shown
-# What torch would call for a file although it takes memory by a number in it, and what of that it may call. All else is
-# harmless, or unknown to torch, which refuses it or gets a stand-in.
+LARGE = 10**9  # bytes from which progress is shown
+# What torch would call for a file although it allocates memory according to a number in it, and what of that is
+# allowed. Everything else is harmless, or unknown to torch, which rejects it or replaces it with a stand-in.
 CALLED = {f"torch._utils.{name}" for name in ("_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter")}
 CALLED |= {"torch.Size", "torch.device"}
 COSTLY = re.compile(r"torch\.\w+|torch\._\w+\..*|torch\..*(Tensor|Storage)|.*\.bytearray")
-# Steps of a pickle that make a value out of nothing.
+# Pickle instructions that create a value from nothing.
 PLAIN = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "BINUNICODE"}
 PLAIN |= {"SHORT_BINSTRING", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"}
 
 
 def check_safetensors(path: Path) -> None:
-    """Refuse a safetensors file whose header is larger than the file, or than any that is needed.
+    """Reject a safetensors file whose header is larger than the file, or than any header needed.
 
     Raises:
-        FileNotFoundError: there is nothing.
-        BrainvisError: that, or no plain file. All else that can be wrong its library refuses.
+        FileNotFoundError: the file does not exist.
+        BrainvisError: that, or not a plain file. Its library rejects all other errors.
     """
     size = plain_file(path)
     with path.open("rb") as stream:
@@ -57,7 +57,8 @@ def check_safetensors(path: Path) -> None:
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, mapped; errors as `check_safetensors`, and BrainvisError for a damaged one."""
+    """All tensors of a safetensors file, mapped; errors as in `check_safetensors`, and BrainvisError for a damaged
+    file."""
     from safetensors.torch import load_file
 
     check_safetensors(path)
@@ -68,19 +69,19 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_tensors(path: Path, old: bool = False, stand_in: type | None = None) -> Any:
-    """What `torch.save` wrote, tensors mapped from the file; nothing in it is run (`weights_only`).
+    """The content of a `torch.save` file, with tensors mapped from it; no code in it is run (`weights_only`).
 
-    Before torch reads it, the archive is checked: every record's checksum, which torch itself does not look at, no
-    compression, no overlap, nothing that builds more than there is. Afterwards: no tensor has more elements than the
-    file holds.
+    Before torch reads it, the archive is checked: the checksum of every record (which torch itself ignores), no
+    compression, no overlap, nothing that builds more than the file holds. Afterwards: no tensor has more elements than
+    the file holds.
 
     Args:
-        old: also take a file from before torch 1.6, which is no archive, has no checksums and is read as a whole.
-        stand_in: takes the place of all classes and functions that torch does not know; None: they are refused.
+        old: also accept a file from before torch 1.6: not an archive, without checksums, and read as a whole.
+        stand_in: replaces all classes and functions that torch does not know; None: they are rejected.
 
     Raises:
-        FileNotFoundError: there is nothing.
-        BrainvisError: the file is damaged, cut short or none of `torch.save`, or asks for anything else.
+        FileNotFoundError: the file does not exist.
+        BrainvisError: the file is damaged, truncated, not from `torch.save`, or asks for anything else.
     """
     import torch
 
@@ -96,8 +97,8 @@ def load_tensors(path: Path, old: bool = False, stand_in: type | None = None) ->
         with torch.serialization.safe_globals([(type(stand_in.__name__, (stand_in,), {}), name) for name in foreign]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
         check_tensors(content, size)
-    except Exception as error:  # a damaged pickle fails in as many ways as there are objects
-        asked = re.search(r"GLOBAL (\S+)", str(error))  # torch itself advises to run it
+    except Exception as error:  # a damaged pickle can fail in any way
+        asked = re.search(r"GLOBAL (\S+)", str(error))  # torch itself advises running it
         said = f"it asks for GLOBAL {asked[1]}, which is code and no weights" if asked else reason(error)
         said = "its description of the tensors is damaged" if isinstance(error, KeyError | IndexError) else said
         refuse(path, f"is no whole file of torch.save: {said}. Fetch it again.", error)
@@ -105,7 +106,7 @@ def load_tensors(path: Path, old: bool = False, stand_in: type | None = None) ->
 
 
 def check_archive(path: Path) -> None:
-    """ValueError for a zip archive that `torch.save` did not write so, or that changed since: see `load_tensors`."""
+    """ValueError for a zip archive not written by `torch.save`, or changed since: see `load_tensors`."""
     with path.open("rb") as stream:
         content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last view of it
         _check_directory(content)
@@ -139,7 +140,7 @@ def _check_directory(content: mmap.mmap) -> None:
 
 
 def _check_record(record: zipfile.ZipInfo, content: memoryview, end: int) -> int:
-    """Where the record ends; ValueError if it is not whole, or starts before `end`."""
+    """Where the record ends; ValueError if it is incomplete, or starts before `end`."""
     name = record.filename
     if record.compress_type or record.compress_size != record.file_size or record.flag_bits & 1:
         raise ValueError(f"its record {name} is compressed or encrypted, which torch.save never does")
@@ -164,14 +165,14 @@ def _check_record(record: zipfile.ZipInfo, content: memoryview, end: int) -> int
 
 
 def _check_old(path: Path) -> None:
-    """The same of a file from before torch 1.6: five pickles, then the numbers."""
+    """The same checks for a file from before torch 1.6: five pickles, then the numbers."""
     with path.open("rb") as stream:
         for _ in range(5):
             check_pickle(stream)
 
 
 class _Value:
-    """What an instruction of a pickle makes: how many values are in it, how deep, and what it is the name of."""
+    """Result of a pickle instruction: how many values it contains, how deeply nested, and the name it refers to."""
 
     __slots__ = ("weight", "depth", "name")
 
@@ -188,17 +189,18 @@ class _Value:
 
 
 def check_pickle(stream: IO[bytes]) -> None:
-    """ValueError for a pickle that calls what takes memory by a number, or puts values into each other without end.
+    """ValueError for a pickle that calls anything that allocates memory according to a number, or nests values without
+    limit.
 
-    Its instructions are gone through, not carried out. A few bytes can make a tuple of 2 ** 40 tuples, on which
-    Python's `hash` or `repr` never ends, or one so deep that they crash.
+    Its instructions are inspected, not executed. A few bytes can make a tuple of 2 ** 40 tuples, on which Python's
+    `hash` or `repr` never ends, or one nested so deeply that they crash.
     """
     stack: list[_Value] = []
-    marks: list[int] = []  # places in it
+    marks: list[int] = []  # positions in the stack
     memo: dict[int, _Value] = {}
 
     def popped() -> list:
-        """All above the last mark, which goes too."""
+        """All values above the last mark, which is removed too."""
         place = marks.pop()
         parts = stack[place:]
         del stack[place:]
@@ -240,7 +242,8 @@ def check_pickle(stream: IO[bytes]) -> None:
 
 
 def check_tensors(content: Any, size: int) -> None:
-    """ValueError for tensors in `content`, however deep, that say they are more than a file of `size` bytes holds."""
+    """ValueError for tensors in `content`, at any depth, that claim to be larger than a file of `size` bytes can
+    hold."""
     import torch
 
     waiting, seen, total = [content], set(), 0

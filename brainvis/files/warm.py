@@ -1,10 +1,11 @@
-"""Warm kernels: the kernels of a study's notebooks begin as copies of one process that has imported the libraries.
+"""Warm kernels: the kernels of a study's notebooks start as copies of one process that has already imported the
+libraries.
 
-A kernel that starts from nothing imports for longer than many of its cells compute. So a study starts one server, which
-imports every library that `brainvis` uses, forgets `brainvis` itself, so that each kernel reads the code as it is then,
-and forks whenever a kernel is asked for. In the kernel's place in Jupyter stands this file, run as a script: it passes
-on what it was asked for, and what happens to either of the two. Where there is no server, or one of another
-environment, kernels start from nothing; so they do on systems other than Linux, whose libraries do not outlive a fork.
+A cold kernel spends longer on imports than many of its cells spend computing. So a study starts one server, which
+imports every library that `brainvis` uses, unloads `brainvis` itself so that each kernel reads its current code, and
+forks whenever a kernel is requested. Jupyter runs this file as a script in place of the kernel: it passes on the
+request, and whatever happens to either process. Without a server, or with one for another environment, kernels start
+cold; so they do on systems other than Linux, whose libraries do not survive a fork.
 """
 
 from __future__ import annotations
@@ -17,51 +18,51 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-WARM = "BRAINVIS_WARM"  # the server's socket; the Snakefile sets it, jobs inherit it
-# What may differ between the server's environment and a kernel's: nothing that libraries read while they are imported;
-# where modules are found, each kernel says by itself.
+WARM = "BRAINVIS_WARM"  # the server's socket; set by the Snakefile, inherited by jobs
+# What may differ between the server's environment and a kernel's: nothing that libraries read during import; each
+# kernel sets its own module search path.
 OF_A_JOB = ("BRAINVIS_", "PATH", "PYTHONPATH", "JPY_", "JUPYTER_", "PYDEVD_", "SNAKEMAKE_", "PYTEST_", "TMP", "TEMP")
 OF_A_JOB += ("PS1", "PWD", "OLDPWD", "SHLVL", "COLUMNS", "LINES", "_")
 ALSO_USED = ("ipykernel.kernelapp", "ipykernel.ipkernel", "sklearn.manifold")
-ALSO_USED += ("torch._dynamo",)  # which the first optimiser of a process imports, for a second
-INLINE = "module://matplotlib_inline.backend_inline"  # imported by each kernel: it looks for the shell then, or never
-COLD = "cold"  # the server's answer to whom it cannot serve
-PARENT = "--IPKernelApp.parent_handle"  # whose end ends the kernel
+ALSO_USED += ("torch._dynamo",)  # imported by the first optimiser of a process, which takes a second
+INLINE = "module://matplotlib_inline.backend_inline"  # imported by each kernel: it looks for the shell only on import
+COLD = "cold"  # the server's answer to requests that it cannot serve
+PARENT = "--IPKernelApp.parent_handle"  # when this process ends, so does the kernel
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def start(environment: dict[str, str] | None = None) -> str | None:
-    """Start a server that lives as long as this process; returns where its socket will be as soon as it has imported
-    everything (kernels that are asked for before start from nothing), or None where a fork is not safe.
+    """Start a server that lives as long as this process. Returns the path of its socket, which appears once everything
+    is imported (kernels requested earlier start cold), or None if forking is not safe.
 
     Args:
-        environment: of the server, and of the kernels that it will serve; None: of this process.
+        environment: for the server and the kernels that it will serve; None: that of this process.
     """
     import subprocess
     from tempfile import mkdtemp
 
     if not sys.platform.startswith("linux"):
         return None
-    place = Path(mkdtemp(prefix="brainvis-")) / "warm"  # a folder of this user's alone
-    if len(str(place)) > 100:  # longer names of sockets are refused
+    place = Path(mkdtemp(prefix="brainvis-")) / "warm"  # a private folder of this user
+    if len(str(place)) > 100:  # longer socket names are rejected
         place.parent.rmdir()
         return None
     words = [sys.executable, __file__, str(place)]
     environment = {**(os.environ if environment is None else environment), **one_thread()}
-    # The pipe closes when this process ends, however that is.
+    # The pipe closes when this process ends, for whatever reason.
     files = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
     subprocess.Popen(words, env=environment, start_new_session=True, **files)
     return str(place)
 
 
 def one_thread() -> dict[str, str]:
-    """What Snakemake tells the libraries of a job of one thread."""
+    """The variables with which Snakemake limits the libraries of a single-threaded job."""
     names = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "GOTO_NUM", "NUMEXPR_NUM", "VECLIB_MAXIMUM")
     return {f"{name}_THREADS": "1" for name in names}
 
 
 def kernel_spec(place: str, folder: Path) -> None:
-    """Leave in `folder`, for JUPYTER_PATH, what makes "python3" a kernel from the server at `place`."""
+    """Write to `folder`, for JUPYTER_PATH, a kernel spec that makes "python3" a kernel from the server at `place`."""
     argv = [sys.executable, "-P", __file__, place, "-f", "{connection_file}"]
     spec = {"argv": argv, "display_name": "Python 3 (ipykernel)", "language": "python"}
     (folder / "kernels" / "python3").mkdir(parents=True)
@@ -70,10 +71,10 @@ def kernel_spec(place: str, folder: Path) -> None:
 
 def serve(place: Path) -> None:
     """Import what kernels need, then fork one for each connection to the socket at `place`, until standard input is
-    closed. A kernel ends with its connection, and a connection with its kernel, whose exit status it is told."""
+    closed. A kernel ends with its connection, and a connection with its kernel, whose exit status is sent over it."""
     import select
 
-    for number in SIGNALS:  # the terminal's are for the study; it closes the pipe when it ends
+    for number in SIGNALS:  # the terminal's signals are for the study; it closes the pipe when it ends
         signal.signal(number, signal.SIG_IGN)
     before = dict(os.environ)
     _import_libraries()
@@ -81,12 +82,12 @@ def serve(place: Path) -> None:
     waiting, listener = select.poll(), socket.socket(socket.AF_UNIX)
     listener.bind(str(place))
     listener.listen(64)
-    # Connection, process, and the process's handle, by the numbers of the connection and of the handle.
+    # Connection, process and the process's handle, keyed by the file numbers of the connection and of the handle.
     kernels: dict[int, tuple[socket.socket, int, int]] = {}
     for file in (0, listener.fileno()):
         waiting.register(file, select.POLLIN)
     while True:
-        file, _ = waiting.poll()[0]  # one at a time: the number of a file that is closed may be that of the next
+        file, _ = waiting.poll()[0]  # one at a time: the number of a closed file may be reused by the next
         if file == 0:
             for _, process, _ in kernels.values():
                 _kill(process)
@@ -102,7 +103,7 @@ def serve(place: Path) -> None:
             connection, process, handle = kernels[file]
             _kill(process)  # and whatever it has left running
             status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-            with suppress(OSError):  # nobody listens any more
+            with suppress(OSError):  # nobody is listening any more
                 connection.sendall(f"{status}\n".encode())
             for file in (connection.fileno(), handle):
                 waiting.unregister(file)
@@ -112,7 +113,7 @@ def serve(place: Path) -> None:
 
 
 def _import_libraries() -> None:
-    """Everything that any module of brainvis imports, and none of those modules."""
+    """Import everything that any module of brainvis imports, but none of those modules."""
     import importlib
     import pkgutil
     import select
@@ -122,15 +123,16 @@ def _import_libraries() -> None:
     ours = [module.name for module in pkgutil.walk_packages(brainvis.__path__, "brainvis.")]
     for name in (*ALSO_USED, *(name for name in ours if not name.endswith("__main__"))):
         if select.select([0], [], [], 0)[0]:
-            sys.exit()  # nobody waits for it any more
-        with suppress(Exception):  # an optional library that is not installed, or what a kernel will say by itself
+            sys.exit()  # nobody is waiting for it any more
+        with suppress(Exception):  # an optional library is missing, or the kernel will report the error itself
             importlib.import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] == "brainvis"]:
         del sys.modules[name]
 
 
 def _fork(connection: socket.socket, own: dict, added: dict, others: list[socket.socket]) -> int | None:
-    """The process of a kernel as the connection asks for it; None if it asks for another environment, or is gone."""
+    """Fork a kernel as requested on the connection and return its process; None if the environment differs, or the
+    connection is gone."""
     try:
         _, files, _, _ = socket.recv_fds(connection, 1, 3)
         with connection.makefile("rb") as stream:
@@ -139,7 +141,7 @@ def _fork(connection: socket.socket, own: dict, added: dict, others: list[socket
         connection.close()
         return None
     given = _environment(asked["environment"])
-    own = own | {name: value for name, value in added.items() if given.get(name) == value}  # imported there, too
+    own = own | {name: value for name, value in added.items() if given.get(name) == value}  # imported there too
     differing = sorted(name for name in {**own, **given} if own.get(name) != given.get(name))
     process = None if differing else os.fork()
     if process == 0:
@@ -147,7 +149,7 @@ def _fork(connection: socket.socket, own: dict, added: dict, others: list[socket
         _become(asked, files, [connection, *others])
     for file in files:
         os.close(file)
-    with suppress(OSError):  # it will be seen that it is gone
+    with suppress(OSError):  # its absence will be noticed
         connection.sendall(f"{process or ' '.join((COLD, *differing))}\n".encode())
     if process is None:
         connection.close()
@@ -155,7 +157,7 @@ def _fork(connection: socket.socket, own: dict, added: dict, others: list[socket
 
 
 def _become(asked: dict, files: list[int], others: list[socket.socket]) -> None:
-    """In the forked process: be the kernel, and never return."""
+    """In the forked process: become the kernel, and never return."""
     import runpy
 
     status = 1
@@ -191,7 +193,7 @@ def _become(asked: dict, files: list[int], others: list[socket.socket]) -> None:
 
 
 def _shuffle() -> None:
-    """Other random numbers in each kernel wherever nothing is seeded, as in kernels that start from nothing."""
+    """Give each kernel different random numbers wherever nothing is seeded, as in cold kernels."""
     import random
     import tempfile
 
@@ -201,11 +203,11 @@ def _shuffle() -> None:
     random.seed()
     numpy.random.seed()
     torch.seed()
-    tempfile.tempdir = None  # it is looked up again
+    tempfile.tempdir = None  # looked up again when needed
 
 
 def _show_figures() -> None:
-    """Matplotlib chooses where figures go when it is imported, by what only kernels have in their environment."""
+    """Set Matplotlib's backend, which it chooses on import from variables that only kernels have."""
     import matplotlib
 
     matplotlib.rcParams["backend"] = os.environ.setdefault("MPLBACKEND", INLINE)
@@ -222,10 +224,10 @@ def _environment(every: dict[str, str]) -> dict[str, str]:
 
 
 def _stand_in(place: str, arguments: list[str]) -> int:
-    """Be the kernel as far as Jupyter sees it; returns the kernel's exit status."""
+    """Act as the kernel for Jupyter; returns the kernel's exit status."""
     import select
 
-    path = [os.getcwd(), *sys.path]  # as of `python -m`
+    path = [os.getcwd(), *sys.path]  # as for `python -m`
     asked = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ), "path": path}
     answer = COLD
     connection = socket.socket(socket.AF_UNIX)
@@ -242,7 +244,7 @@ def _stand_in(place: str, arguments: list[str]) -> int:
     kernel, parent = int(answer), os.getppid()
     for number in SIGNALS:
         signal.signal(number, lambda number, _: os.kill(kernel, number))
-    while os.getppid() == parent:  # who starts kernels may be killed
+    while os.getppid() == parent:  # the process that starts kernels may be killed
         if select.select([connection], [], [], 1.0)[0]:
             return int(stream.readline().strip() or 1)
     return 1
@@ -250,7 +252,7 @@ def _stand_in(place: str, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) == 2:
-        sys.path[0] = str(Path(__file__).parents[2])  # not -P, which is a flag that kernels would inherit
+        sys.path[0] = str(Path(__file__).parents[2])  # not -P, a flag that kernels would inherit
         try:
             serve(Path(sys.argv[1]))
         finally:

@@ -1,4 +1,4 @@
-"""Reading and writing: whole or not at all, and one at a time."""
+"""Reading and writing: atomic, and one process at a time."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from brainvis.files.folders import BrainvisError, OriginalError, readable_size
 from brainvis.files.running import held
 
 HOST = re.sub(r"[^\w-]", "-", node()) or "host"
-ORIGIN = ("file", "sha256", "kind", "stands_in", "weights")  # what is said of the authors' weights
-HALF = re.compile(r"\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.[0-9a-f]+\.part$")  # the end of a half file's name
-DAY = 86_400.0  # seconds after which the writer of a half file on another machine counts as gone
+ORIGIN = ("file", "sha256", "kind", "stands_in", "weights")  # what is recorded about the authors' weights
+HALF = re.compile(r"\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.[0-9a-f]+\.part$")  # the end of a partial file's name
+DAY = 86_400.0  # seconds after which the writer of a partial file on another machine counts as dead
 
 
 class WriteError(BrainvisError, OSError):
-    """A disk that is full, or a folder that cannot be written to; the message names the file."""
+    """A full disk, or a folder that cannot be written to; the message names the file."""
 
 
 def write_aside(path: Path, write: Callable[[Path], object], durable: bool = True) -> None:
-    """Let `write` fill a file beside `path`, then rename it: a reader never meets half a file, whatever is killed.
+    """Let `write` write a temporary file beside `path`, then rename it: readers never see a partial file, even after a
+    crash.
 
-    A `durable` file is on the disk before it has its name, so that no loss of power takes it either.
+    A `durable` file is flushed to disk before it is renamed, so that it also survives a power failure.
 
     Raises:
-        WriteError: the disk or the folder refuses; what was there before is as it was.
+        WriteError: the disk or the folder refuses; the previous file is unchanged.
     """
     aside = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
@@ -46,29 +47,29 @@ def write_aside(path: Path, write: Callable[[Path], object], durable: bool = Tru
         if durable:
             _to_disk(aside)
         aside.replace(path)
-        if durable and os.name != "nt":  # Windows opens no folders
+        if durable and os.name != "nt":  # Windows cannot open folders
             _to_disk(path.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own errors
         if isinstance(error, BrainvisError):
             raise
         raise WriteError(f"{path} cannot be written: {_why(path, error)}") from error
     finally:
-        with suppress(OSError):  # a folder that is gone or read-only has no half file
+        with suppress(OSError):  # a folder that is gone or read-only has no partial file
             aside.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove the half files of writers that are gone: killed on this machine, or silent for a day on another."""
+    """Remove the partial files of dead writers: killed on this machine, or silent for a day on another."""
     for half in folder.glob(f".{name}.*.part"):
         found = HALF.search(half.name)
         here = found is not None and found["host"] == HOST
-        with suppress(FileNotFoundError):  # its writer was quicker
+        with suppress(FileNotFoundError):  # its writer was faster
             if not psutil.pid_exists(int(found["pid"])) if here else half.stat().st_mtime < time.time() - DAY:
                 half.unlink()
 
 
 def check_writable(folder: Path, size: int = 0) -> None:
-    """Make `folder` if need be; WriteError if it cannot be written to, or has no room for `size` bytes."""
+    """Create `folder` if necessary; WriteError if it cannot be written to, or has no room for `size` bytes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{secrets.token_hex(4)}.probe"
@@ -90,7 +91,7 @@ def _to_disk(path: Path) -> None:
 
 
 def _why(path: Path, error: Exception) -> str:
-    """What the system says, and what to do."""
+    """The system's error message, and what to do."""
     reason = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
     with suppress(OSError):
         free = psutil.disk_usage(str(path.parent)).free
@@ -99,22 +100,22 @@ def _why(path: Path, error: Exception) -> str:
 
 
 def write_json(path: Path, content: object, indent: int | None = 1) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
     write_aside(path, lambda aside: aside.write_text(text + "\n", encoding="utf-8"))
 
 
 def sealed_origin(origin: dict[str, str]) -> dict[str, str]:
-    """`origin` with a checksum of what it says."""
+    """`origin` with a checksum of its content."""
     said = json.dumps([origin[key] for key in ORIGIN])
     return {**origin, "sealed": hashlib.sha256(said.encode()).hexdigest()}
 
 
 def read_origin(path: Path) -> dict[str, str]:
-    """Where the authors' weights in `path` are from, as `brainvis.models.original` wrote it; empty without a file.
+    """Origin of the authors' weights in `path`, as written by `brainvis.models.original`; empty if there is no file.
 
     Raises:
-        OriginalError: the file is damaged, or nothing in it says where it is from.
+        OriginalError: the file is damaged, or does not state its origin.
     """
     try:
         with safe_open(path, framework="np") as content:
@@ -130,14 +131,14 @@ def read_origin(path: Path) -> dict[str, str]:
 
 
 def original_weights(folder: Path) -> dict[str, dict[str, str]]:
-    """The authors' weights that lie in the folder of a run, by the training that they replace, and their origin."""
+    """The authors' weights in the folder of a run, by the training that they replace, with their origin."""
     files = sorted(folder.glob("*.original.safetensors"))
     return {file.name.removesuffix(".original.safetensors"): read_origin(file) for file in files}
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`, across machines of a cluster too; WriteError if its folder cannot be written to."""
+    """Hold the lock of `path`, even across the machines of a cluster; WriteError if its folder cannot be written to."""
     check_writable(path.parent)
     with held(path.with_name(f".{path.name}.lock")):
         yield

@@ -1,4 +1,4 @@
-"""`python -m brainvis.phantom FOLDER`: write a phantom of any size, in the files of EEGCVPR40."""
+"""`python -m brainvis.phantom FOLDER`: write a phantom of any size, in the file format of EEGCVPR40."""
 
 import argparse
 from dataclasses import fields

@@ -1,6 +1,6 @@
-"""The phantom's head: a sphere with 128 real electrode positions, and what a dipole inside it gives at the scalp.
+"""The phantom's head: a sphere with 128 real electrode positions, and the scalp potentials of dipoles inside it.
 
-Coordinates are metres with the origin at the sphere's centre: x to the right, y to the front, z upwards.
+Coordinates are in metres, with the origin at the sphere's centre: x to the right, y to the front, z upwards.
 """
 
 from functools import lru_cache
@@ -11,7 +11,7 @@ from numpy.random import Generator
 
 MONTAGE = "brainproducts-RNP-BA-128"
 NOT_EEG = ("FCz", "Fpz")  # the montage's reference and ground: 128 of its 130 names are recorded
-RADIUS = 0.095  # of the scalp, metres; that of MNE's standard montages
+RADIUS = 0.095  # of the scalp, metres; as in MNE's standard montages
 BRAIN_RADIUS = 0.9 * RADIUS  # MNE's default ratio of brain to scalp
 
 
@@ -24,8 +24,8 @@ def electrodes() -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def lead_field(positions: np.ndarray, orientations: np.ndarray) -> np.ndarray:
-    """Potentials (channel, source) at the scalp of dipoles in a sphere of four shells, against the average of all
-    electrodes, in volts per ampere metre. Positions (source, 3) are in metres; orientations (source, 3) of any length.
+    """Scalp potentials (channel, source) of dipoles in a four-shell sphere, relative to the average of all electrodes,
+    in volts per ampere metre. Positions (source, 3) are in metres; orientations (source, 3) may have any length.
     ValueError: a dipole outside the brain."""
     depth = np.linalg.norm(positions, axis=1)
     if (depth >= BRAIN_RADIUS).any():
@@ -35,7 +35,7 @@ def lead_field(positions: np.ndarray, orientations: np.ndarray) -> np.ndarray:
     directions = orientations / np.linalg.norm(orientations, axis=1, keepdims=True)
     with mne.utils.use_log_level("error"):
         info = mne.create_info(list(names), 1000.0, "eeg")
-        # In head coordinates already: MNE would otherwise move the electrodes so that the ears lie at z = 0.
+        # Already in head coordinates: otherwise MNE would move the electrodes so that the ears lie at z = 0.
         montage = mne.channels.make_dig_montage(dict(zip(names, places, strict=True)), coord_frame="head")
         info.set_montage(montage)
         sphere = mne.make_sphere_model(r0=(0.0, 0.0, 0.0), head_radius=RADIUS)
@@ -48,7 +48,7 @@ def lead_field(positions: np.ndarray, orientations: np.ndarray) -> np.ndarray:
 
 def topographies(positions: np.ndarray, orientations: np.ndarray) -> np.ndarray:
     """Lead fields scaled to a root mean square of one over channels: (channel, source), float32. A source's amplitude
-    then is what it gives at the scalp, whatever its depth."""
+    is then its amplitude at the scalp, whatever its depth."""
     field = lead_field(positions, orientations)
     return (field / np.sqrt((field**2).mean(axis=0))).astype(np.float32)
 
@@ -63,6 +63,7 @@ def random_sources(count: int, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rotated(orientations: np.ndarray, angle: float, rng: Generator) -> np.ndarray:
-    """Unit vectors turned by about `angle` (radians) in random directions, as heads differ in their folds."""
+    """Unit vectors rotated by about `angle` (radians) in random directions, as cortical folding differs between
+    heads."""
     unit = orientations / np.linalg.norm(orientations, axis=1, keepdims=True)
     return unit + np.tan(angle) * rng.standard_normal(unit.shape) / np.sqrt(2)

@@ -1,4 +1,4 @@
-"""The judge of the phantom's world: a classifier that says what a picture shows."""
+"""The judge of the phantom's world: a classifier that recognises what a picture shows."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ HEADS = {"class": len(CLASS_NAMES), "position": len(POSITIONS), "size": len(SIZE
 
 
 class PhantomJudge(nn.Module):
-    """Convolutional classifier of pictures (n, 3, 64, 64) in [0, 1], with a head for each attribute."""
+    """Convolutional classifier of pictures (n, 3, 64, 64) in [0, 1], with one head per attribute."""
 
     class_names = CLASS_NAMES
     fingerprint = ""  # of the file that the weights come from

@@ -1,16 +1,18 @@
-"""The ideal observer: a decoder that knows how a phantom was made, for a ceiling of what can be read in its responses.
+"""The ideal observer: a decoder that knows how a phantom was made, and so gives a ceiling on what its responses can
+reveal.
 
-It knows a subject's sources, what each attribute makes them do, and the noise; it does not know what was shown, nor the
-latencies, phases and amplitudes that differ from trial to trial: over these it averages likelihoods. It learns nothing,
-so that every trial may be asked. It takes some things to be simpler than they are:
+It knows a subject's sources, how each attribute drives them, and the noise; it does not know what was shown, nor the
+latencies, phases and amplitudes that vary from trial to trial, over which it averages likelihoods. It learns nothing,
+so every trial may be used. It makes some simplifying assumptions:
 
-- noise is Gaussian, independent between frequencies (Whittle's likelihood), and as strong in every trial: blinks and
-  bursts of alpha are rarer and larger than that, and slow drift changes the power of sources;
-- the attributes that evoke something are read with colour's bursts counted as noise, colour from what is left when the
-  likeliest evoked response is taken away, its four bands apart, and bursts, whose phases differ between sources, as
-  Gaussian, although their time and amplitude are common to all sources.
+- noise is Gaussian, independent across frequencies (Whittle's likelihood), and equal in every trial: in fact blinks and
+  alpha bursts are rarer and larger, and slow drift changes the power of sources;
+- attributes with evoked responses are read with colour's bursts treated as noise, and colour from what is left after
+  the likeliest evoked response is subtracted, each of its four bands separately; bursts, whose phases differ between
+  sources, are treated as Gaussian, although their time and amplitude are common to all sources.
 
-So the true ceiling is a little higher. Slow potentials are not read: in a block design they tell the class by time.
+So the true ceiling is slightly higher. Slow potentials are not used: in a block design they reveal the class through
+time.
 """
 
 import argparse
@@ -27,27 +29,27 @@ from brainvis.phantom.sources import COLOUR_BANDS, COLOUR_PAIRS, OngoingEEG, Pic
 from brainvis.phantom.spectrum import BAND_PASS, SAMPLING_RATE, waveforms_of
 from brainvis.phantom.stimuli import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SHOWN_CLASSES, SIZES, plan_session
 
-WINDOW = slice(20, 460)  # samples of a trial that models read: `lengths` of EEGCVPR40 are cut to them
+WINDOW = slice(20, 460)  # samples of a trial that models read: `lengths` of EEGCVPR40 are cropped to them
 BINS = slice(1, 56)  # of the window's Fourier transform: 2 to 125 Hz; without the mean, which is slow drift
 LEVELS = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "position": POSITIONS, "background": BACKGROUNDS}
-NOISE_TRIALS = 200  # simulated to know the power of each source
-LATENCIES = 24  # drawn, over which an evoked response is averaged
-BURSTS = 300  # trials drawn to know the power of a band's bursts
+NOISE_TRIALS = 200  # simulated to estimate the power of each source
+LATENCIES = 24  # draws over which an evoked response is averaged
+BURSTS = 300  # trials drawn to estimate the power of a band's bursts
 BATCH = 100  # trials read at once
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What the ideal observer says of one subject's trials, by image, which is the order of the phantom's pictures."""
+    """What the ideal observer reads in one subject's trials, by image, in the order of the phantom's pictures."""
 
-    log_likelihoods: dict[str, np.ndarray]  # attribute -> (image, level), up to a constant of each image
+    log_likelihoods: dict[str, np.ndarray]  # attribute -> (image, level), up to a constant per image
     logits: np.ndarray  # (image, class), of shape and colour together
     truth: dict[str, np.ndarray]  # attribute, and "class" -> (image,)
     classes: np.ndarray  # (class, 2): shape and colour of each
 
     def accuracy(self, images: np.ndarray | slice = slice(None)) -> dict[str, float]:
-        """Share of `images` told rightly: of every attribute read alone, of the class from shape alone and from colour
-        alone (where several classes have it, the mean over guesses among these), and of the class from both."""
+        """Accuracy over `images`: of every attribute read separately, of the class from shape alone and from colour
+        alone (if several classes share it, the mean over guesses among them), and of the class from both."""
         found = {}
         for name, values in self.log_likelihoods.items():
             # A level that no class has would never be guessed.
@@ -63,21 +65,21 @@ class Ceiling:
 
 
 def ceiling(phantom: Phantom, seed: int, subject: int) -> Ceiling:
-    """What the ideal observer reads in all trials of a subject (1, 2, ...) of the phantom of this seed. The trials are
-    recorded again, which takes seconds and no file. ValueError: no such subject."""
+    """What the ideal observer reads in all trials of a subject (1, 2, ...) of the phantom with this seed. The trials
+    are recorded again, which takes seconds and no file. ValueError: no such subject."""
     if not 1 <= subject <= phantom.subjects:
         raise ValueError(f"The phantom has subjects 1 to {phantom.subjects}, not {subject}.")
     pictures, _, *subject_seeds = SeedSequence(seed).spawn(2 + phantom.subjects)  # as in `write_phantom`
     session = plan_session(phantom, default_rng(pictures))
     rng = default_rng(subject_seeds[subject - 1])
-    head = Subject(rng)  # the first that `record` draws from the same seed
+    head = Subject(rng)  # drawn first by `record` from the same seed
     responses, ongoing = PictureResponses(head, rng), OngoingEEG(head, rng)
     observer = _Observer(responses, ongoing, phantom.signal, default_rng(0))
 
     trials = record(session, phantom, default_rng(subject_seeds[subject - 1]))
     found: list[dict[str, np.ndarray]] = []
     batch: list[np.ndarray] = []
-    for image, _, eeg in trials:  # in the order of images
+    for image, _, eeg in trials:  # in image order
         batch.append(eeg[:, WINDOW].numpy())
         if len(batch) == BATCH or image == len(session.labels) - 1:
             found.append(observer.read(np.stack(batch)))
@@ -91,8 +93,8 @@ def ceiling(phantom: Phantom, seed: int, subject: int) -> Ceiling:
 
 
 class _Observer:
-    """Likelihoods of a subject's trials. Everything that a picture drives is in few sources, so that a trial is
-    reduced, without loss, to what these receive of it once it is whitened by the noise: (source, bin)."""
+    """Likelihoods of a subject's trials. A picture drives only a few sources, so a trial is reduced, without loss, to
+    what these receive of it after whitening by the noise: (source, bin)."""
 
     def __init__(self, responses: PictureResponses, ongoing: OngoingEEG, signal: float, rng: Generator):
         self.responses, self.signal = responses, signal
@@ -100,15 +102,15 @@ class _Observer:
         nearest = np.abs(hertz[:, None] - COLOUR_BANDS).argmin(1)
         self.bands = [np.flatnonzero(nearest == band) for band in range(len(COLOUR_BANDS))]  # bins of each
         noise = self._noise_covariance(ongoing, rng)  # (bin, channel, channel)
-        self.bursts = [self._burst_covariance(band, rng) for band in range(len(self.bands))]  # (bin, bin), of a source
+        self.bursts = [self._burst_covariance(band, rng) for band in range(len(self.bands))]  # (bin, bin), per source
         self.evoked = self._draw_evoked()
         fields = responses.topographies.astype(float)  # (channel, source)
         power = np.zeros(len(hertz))
         for bins, covariance in zip(self.bands, self.bursts, strict=True):
-            power[bins] = np.diag(covariance).real / 2  # every band is active in half of the colours
+            power[bins] = np.diag(covariance).real / 2  # every band is active for half of the colours
         of_colour = fields[:, responses.colour]
         induced = np.einsum("cs,f,ds->fcd", of_colour, power, of_colour)
-        # Filters (bin, source, channel), and what they make of the sources themselves (bin, source, source).
+        # Filters (bin, source, channel), and their response to the sources themselves (bin, source, source).
         self.filters, self.gram = _whitened(noise, fields)
         self.evoked_filters, self.evoked_gram = _whitened(noise + induced, fields)
 
@@ -126,7 +128,7 @@ class _Observer:
         """Log-likelihoods of shape, position, size and background, and the likeliest response (trial, source, bin)."""
         best, highest = np.zeros(received.shape, np.complex128), np.full(len(received), -np.inf)
         by_size: list[list[np.ndarray]] = [[] for _ in SIZES]
-        for size, parts in self.evoked:  # one draw of a latency
+        for size, parts in self.evoked:  # one draw of the latency
             match, product = {}, {}
             filtered = {name: np.einsum("fst,ltf->lsf", self.evoked_gram, part) for name, part in parts.items()}
             for name, part in parts.items():
@@ -155,8 +157,8 @@ class _Observer:
         return {name: logsumexp(joint, axis=axis) for name, axis in others.items()}, best
 
     def _read_band(self, received: np.ndarray, band: int) -> np.ndarray:
-        """Log-likelihood ratio (trial,) of bursts in a band against none: both Gaussian, with covariances G + G C G and
-        G of what is received, G the gains and C the covariance of bursts, over sources and bins."""
+        """Log-likelihood ratio (trial,) of bursts in a band against none. Both are Gaussian, with covariances G + G C G
+        and G of what is received, where G are the gains and C is the covariance of bursts, over sources and bins."""
         bins, own = self.bands[band], self.responses.colour
         count = own.stop - own.start
         gram = np.einsum("fst,fg->sftg", self.gram[bins][:, own, own], np.eye(len(bins)))
@@ -192,7 +194,8 @@ class _Observer:
         return self._source_bins(self.responses.spectra(shown, default_rng(draw)))[0]
 
     def _burst_covariance(self, band: int, rng: Generator) -> np.ndarray:
-        """Of the bins of a band in trials in which it is active, the same for each of colour's sources: (bin, bin)."""
+        """Covariance (bin, bin) of a band's bins in trials in which it is active, the same for each of colour's
+        sources."""
         colour = int(np.flatnonzero((COLOUR_PAIRS == band).any(1))[0])
         shown = {attribute: np.zeros(BURSTS, int) for attribute in ATTRIBUTES} | {"colour": np.full(BURSTS, colour)}
         drawn = self._source_bins(self.responses.spectra(shown, rng)[:, self.responses.colour])[..., self.bands[band]]
@@ -202,11 +205,11 @@ class _Observer:
         return self.signal * _bins(waveforms_of(spectra * BAND_PASS)[..., WINDOW])
 
     def _noise_covariance(self, ongoing: OngoingEEG, rng: Generator) -> np.ndarray:
-        """Covariance of channels in each bin, (bin, channel, channel): sources are independent, sensors too."""
-        count = ongoing.slow_modulation.shape[1]  # of the background's sources and those of alpha
+        """Covariance of channels in each bin, (bin, channel, channel): sources are independent, and so are sensors."""
+        count = ongoing.slow_modulation.shape[1]  # of the background and alpha sources
         spectra = ongoing.spectra(NOISE_TRIALS, np.ones((NOISE_TRIALS, count)), rng)
         power = (np.abs(_bins(waveforms_of(spectra * BAND_PASS)[..., WINDOW])) ** 2).mean(0)  # (source, bin)
-        power[: sources.BACKGROUND_SOURCES] = power[: sources.BACKGROUND_SOURCES].mean(0)  # all alike
+        power[: sources.BACKGROUND_SOURCES] = power[: sources.BACKGROUND_SOURCES].mean(0)  # all the same
         white = ongoing.sensor_noise(NOISE_TRIALS, rng)
         sensors = (np.abs(_bins(waveforms_of(white * BAND_PASS)[..., WINDOW])) ** 2).mean((0, 1))  # (bin,)
         fields = ongoing.topographies.astype(float)
@@ -220,13 +223,13 @@ def _bins(waveforms: np.ndarray) -> np.ndarray:
 
 
 def _whitened(noise: np.ndarray, fields: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Filters (bin, source, channel) that weigh channels by the inverse of the noise, and their gains (bin, s, s)."""
+    """Filters (bin, source, channel) that weight channels by the inverse of the noise, and their gains (bin, s, s)."""
     filters = np.linalg.solve(noise, np.broadcast_to(fields, (len(noise), *fields.shape))).swapaxes(1, 2)
     return filters, filters @ fields
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the ceilings of a phantom's subjects, for its gains or for others."""
+    """Print the ceilings of a phantom's subjects, for its own gains or for others."""
     parser = argparse.ArgumentParser(prog="python -m brainvis.phantom.observer", description="Ceilings of a phantom.")
     parser.add_argument("gains", nargs="*", help="gains of responses to try instead, such as shape=0.3 colour=0.6")
     parser.add_argument("--subjects", type=int, default=1, help="how many of the first (default 1)")

@@ -1,8 +1,8 @@
-"""The phantom in the very form of EEGCVPR40's publication: its size and its quirks, to rehearse on.
+"""The phantom in exactly the form in which EEGCVPR40 was published, with its size and its quirks, for rehearsals.
 
-Known are 1,996 pictures of 40 classes in one mixed list; 11,965 trials, 491 to 1,527 samples long, mostly 499 and 511.6
-in the mean, ten of 700 or more; splits of 7970 / 1998 / 1997 and of 669 / 167 / 164 trials; no order of recording. Made
-up: trials are listed by subject, then by picture; one picture lacks four subjects' trials, seven lack one.
+Known: 1,996 pictures of 40 classes in one mixed list; 11,965 trials, 491 to 1,527 samples long, mostly 499 and on
+average 511.6, ten with 700 or more; splits of 7970 / 1998 / 1997 and of 669 / 167 / 164 trials; no recording order.
+Invented: trials are listed by subject, then by picture; one picture lacks four subjects' trials, and seven lack one.
 """
 
 from dataclasses import dataclass, replace
@@ -14,22 +14,22 @@ from brainvis.phantom.spectrum import SAMPLES
 from brainvis.phantom.stimuli import Session
 
 SHORTEST, MODE, LONG, LONGEST = 491, 499, 700, 1527  # samples
-FADE = 80  # samples in which one stretch of ongoing EEG passes into the next
+FADE = 80  # samples over which one stretch of ongoing EEG fades into the next
 
 
 @dataclass(frozen=True)
 class PublishedForm:
-    """Counts as published; smaller ones for small rehearsals."""
+    """Counts as published; use smaller ones for small rehearsals."""
 
-    lost_images: int = 4  # each of another class
-    gaps: tuple[int, ...] = (4, 1, 1, 1, 1, 1, 1, 1)  # images without trials of that many subjects
+    lost_images: int = 4  # each of a different class
+    gaps: tuple[int, ...] = (4, 1, 1, 1, 1, 1, 1, 1)  # images that lack the trials of that many subjects
     long_trials: int = 10
-    held_out: tuple[int, int] = (1998, 1997)  # trials of the validation and of the test part, over all subjects
-    single: tuple[int, int, int] = (669, 167, 164)  # trials of train, val, test among the first of the list
+    held_out: tuple[int, int] = (1998, 1997)  # trials of the validation and test parts, over all subjects
+    single: tuple[int, int, int] = (669, 167, 164)  # trials of train, val, test among the first in the list
 
 
 def published_session(session: Session, form: PublishedForm, rng: Generator) -> Session:
-    """The session without its lost images, and the others in one mixed list."""
+    """The session without its lost images, with the others in one mixed list."""
     classes = rng.choice(np.unique(session.labels), form.lost_images, replace=False)
     lost = [rng.choice(np.flatnonzero(session.labels == label)) for label in classes]
     kept = rng.permutation(np.setdiff1d(np.arange(len(session.labels)), lost))
@@ -38,7 +38,7 @@ def published_session(session: Session, form: PublishedForm, rng: Generator) -> 
 
 
 def published_trials(subjects: int, images: int, form: PublishedForm, rng: Generator) -> np.ndarray:
-    """Which trials there are: (subject, image) bool."""
+    """Which trials exist: (subject, image) bool."""
     there = np.ones((subjects, images), bool)
     for image, missing in zip(rng.choice(images, len(form.gaps), replace=False), form.gaps, strict=True):
         there[rng.choice(subjects, missing, replace=False), image] = False
@@ -46,7 +46,7 @@ def published_trials(subjects: int, images: int, form: PublishedForm, rng: Gener
 
 
 def published_lengths(there: np.ndarray, form: PublishedForm, rng: Generator) -> np.ndarray:
-    """Recorded samples of each trial, (subject, image): most often 499, 511.6 in the mean, a long tail."""
+    """Recorded samples of each trial, (subject, image): most often 499, 511.6 on average, with a long tail."""
     kind = rng.random(there.shape)
     short = np.where(kind < 0.45, MODE, rng.integers(SHORTEST, MODE, there.shape))
     lengths = np.where(kind < 0.53, short, np.minimum(MODE + rng.geometric(1 / 26.3, there.shape), LONG - 1))
@@ -60,11 +60,12 @@ def published_lengths(there: np.ndarray, form: PublishedForm, rng: Generator) ->
 def published_splits(
     labels: np.ndarray, there: np.ndarray, form: PublishedForm, count: int, rng: Generator
 ) -> tuple[list[dict], dict]:
-    """`count` splits over all subjects, and the one for a single subject: part -> indices into the list of trials. From
-    labels (image,) and which trials are `there` (subject, image). A part is filled with images that all subjects saw,
-    of each class as many as nearly as can be, then with one that fewer saw if that makes up the published number."""
+    """`count` splits over all subjects, and one for a single subject: part -> indices into the list of trials. They are
+    made from labels (image,) and from which trials are `there` (subject, image). A part is filled with images that all
+    subjects saw, as evenly over classes as possible, then with one that fewer saw if that gives the published
+    number."""
     place = np.where(there, there.ravel().cumsum().reshape(there.shape) - 1, -1)  # of each trial in the list
-    trials_of = there.sum(0)  # of each image
+    trials_of = there.sum(0)  # per image
 
     def over_all() -> dict[str, list[int]]:
         complete = trials_of == len(there)
@@ -78,7 +79,7 @@ def published_splits(
                     size -= trials_of[image]
         return {part: np.sort(place[:, images][there[:, images]]).tolist() for part, images in parts.items()}
 
-    first = np.argwhere(there)[: sum(form.single), 1]  # images of the first trials of the list
+    first = np.argwhere(there)[: sum(form.single), 1]  # images of the first trials in the list
     mixed = _mixed_classes(np.arange(len(first)), labels[first], rng)
     _, val, test = form.single
     single = {"train": mixed[val + test :], "val": mixed[:val], "test": mixed[val : val + test]}
@@ -86,16 +87,16 @@ def published_splits(
 
 
 def _mixed_classes(items: np.ndarray, labels: np.ndarray, rng: Generator) -> list[int]:
-    """Items in an order in which any stretch has about as many of each class; labels are by item."""
+    """Items in an order in which every stretch has about equally many of each class; labels are by item."""
     items = rng.permutation(items)
     own = labels[items]
-    turn = [np.count_nonzero(own[:place] == label) for place, label in enumerate(own)]  # how many of its class before
+    turn = [np.count_nonzero(own[:place] == label) for place, label in enumerate(own)]  # earlier items of its class
     return items[np.lexsort((rng.random(len(items)), turn))].tolist()
 
 
 def joined(stretches: list[np.ndarray], length: int) -> np.ndarray:
     """One signal (channel, length) from unrelated stretches (channel, SAMPLES); weights on a quarter circle, in the
-    `FADE` samples that two share, keep their power."""
+    `FADE` samples where two overlap, preserve their power."""
     ramp = np.sin(np.linspace(0, np.pi / 2, FADE, dtype=np.float32))
     whole = stretches[0]
     for following in stretches[1:]:
@@ -105,5 +106,5 @@ def joined(stretches: list[np.ndarray], length: int) -> np.ndarray:
 
 
 def stretches_needed(length: int) -> int:
-    """How many stretches a trial is joined from: one, unless it is longer than what one period can hold."""
+    """How many stretches make up a trial: one, unless it is longer than one period can hold."""
     return 1 if length < LONG else -(-int(length) // (SAMPLES - FADE))

@@ -1,4 +1,4 @@
-"""Records the phantom: pictures shown to subjects, one trial each, in the files and formats of EEGCVPR40."""
+"""Record the phantom: pictures shown to subjects, one trial each, in the files and formats of EEGCVPR40."""
 
 import io
 import json
@@ -28,16 +28,16 @@ EEG_FILE = "eeg_5_95_std.pth"
 MANIFEST = "phantom.json"  # what the phantom is, and a checksum of each of its files
 ATTRIBUTES = ("shape", "colour", "size", "position", "background")
 RESOLUTION = 64  # pixels
-TRIAL = 4 * 128 * 500  # bytes, nearly
+TRIAL = 4 * 128 * 500  # bytes, approximately
 BATCH = 100  # trials generated at once: 37 MB of signal
 PAUSE = 10.0  # seconds of rest between two blocks
 SPLITS = 6  # in the file of splits over all subjects, as published
-HELD_OUT = 0.15  # of each class's images, in validation and in test each
+HELD_OUT = 0.15  # of each class's images, for validation and for test each
 
 
 def write_phantom(folder: Path, phantom: Phantom, seed: int, form: PublishedForm | None = None) -> None:
-    """Generate a phantom and write it into `folder`, which appears when it is whole; `form` adds the quirks of
-    EEGCVPR40's publication. ValueError: sizes that make no data set. FileExistsError: `folder` is there already."""
+    """Generate a phantom and write it to `folder`, which appears only when complete; `form` adds the quirks of
+    EEGCVPR40's publication. ValueError: sizes that make no data set. FileExistsError: `folder` already exists."""
     sizes = phantom.subjects >= 1 and phantom.images_per_class >= 3 and 1 <= phantom.classes <= len(SHOWN_CLASSES)
     if not (sizes and phantom.design in ("interleaved", "block") and phantom.drift >= 0 and phantom.signal >= 0):
         raise ValueError(
@@ -47,7 +47,7 @@ def write_phantom(folder: Path, phantom: Phantom, seed: int, form: PublishedForm
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: delete it or choose another folder.")
-    # The EEG twice, as the file is written from a scratch file, and once more for the array that is made of it.
+    # The EEG twice, as the file is written from a scratch file, and once more for the array made from it.
     check_writable(folder.parent, 3 * phantom.subjects * phantom.classes * phantom.images_per_class * TRIAL)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     aside.mkdir(parents=True)
@@ -65,7 +65,7 @@ def _write(folder: Path, phantom: Phantom, seed: int, form: PublishedForm | None
     if form is None:
         there, lengths = np.ones((phantom.subjects, len(session.labels)), bool), [None] * phantom.subjects
         single, *_ = splits = [split_by_image(session.labels, rng) for _ in range(SPLITS)]
-        trial = np.arange(there.size).reshape(there.shape)  # its number in the file, (subject, image)
+        trial = np.arange(there.size).reshape(there.shape)  # its index in the file, (subject, image)
         everyone = [{name: trial[:, part].ravel().tolist() for name, part in split.items()} for split in splits]
     else:
         session = published_form.published_session(session, form, rng)
@@ -93,7 +93,7 @@ def _write(folder: Path, phantom: Phantom, seed: int, form: PublishedForm | None
             for image, order, eeg in record(session, phantom, rng, lengths[index]):
                 trial = {"eeg": eeg, "image": image, "label": int(session.labels[image]), "subject": index + 1}
                 if there[index, image]:
-                    yield trial if form is not None else trial | {"order": order}  # nobody published an order
+                    yield trial if form is not None else trial | {"order": order}  # no order was published
 
     write_eeg_file(folder / EEG_FILE, trials(), list(names), session.image_ids)
     made = {"gains": GAINS, "sampling_rate": SAMPLING_RATE, "band": BAND, "montage": MONTAGE}
@@ -104,8 +104,8 @@ def _write(folder: Path, phantom: Phantom, seed: int, form: PublishedForm | None
 
 
 def write_eeg_file(file: Path, trials: Iterable[dict], labels: list[str], images: list[str]) -> None:
-    """Save the trials ("eeg": float32 (channel, time), and what else belongs to each), every channel with mean zero and
-    variance one over all of them, as published. A scratch file of the same size holds them meanwhile."""
+    """Save the trials ("eeg": float32 (channel, time), and what else belongs to each), with every channel scaled to
+    mean zero and variance one over all of them, as published. A scratch file of the same size holds them meanwhile."""
     rows, total, squares = [], 0.0, 0.0
     with tempfile.TemporaryFile(dir=file.parent) as scratch:
         for trial in trials:
@@ -131,7 +131,7 @@ def write_eeg_file(file: Path, trials: Iterable[dict], labels: list[str], images
 
 
 class _Sparing(io.FileIO):
-    """A file whose content comes from mapped `pages`, which are given back as they are written."""
+    """A file whose content comes from mapped `pages`, which are released as they are written."""
 
     def write(self, data: bytes) -> int:
         _give_back(self.pages)
@@ -139,13 +139,13 @@ class _Sparing(io.FileIO):
 
 
 def _give_back(pages: mmap.mmap) -> None:
-    """Let the system take memory back: what is in the pages is in the file."""
+    """Let the system reclaim memory: the content of the pages is in the file."""
     if hasattr(pages, "madvise"):  # not on Windows
         pages.madvise(mmap.MADV_DONTNEED)
 
 
 def split_by_image(labels: np.ndarray, rng: Generator) -> dict[str, list[int]]:
-    """A split of images, the same share of each class in each part."""
+    """A split of images, with the same share of each class in each part."""
     by_class = []  # (val, test, train)
     for label in np.unique(labels):
         images = rng.permutation(np.flatnonzero(labels == label))
@@ -156,7 +156,7 @@ def split_by_image(labels: np.ndarray, rng: Generator) -> dict[str, list[int]]:
 
 
 def presentation_order(labels: np.ndarray, design: str, rng: Generator) -> np.ndarray:
-    """Images in the order in which a subject sees them: all mixed, or each class in one block."""
+    """Images in the order in which a subject sees them: fully mixed, or each class in one block."""
     if design == "interleaved":
         return rng.permutation(len(labels))
     blocks = rng.permutation(np.unique(labels))
@@ -164,13 +164,14 @@ def presentation_order(labels: np.ndarray, design: str, rng: Generator) -> np.nd
 
 
 def onset_times(labels: np.ndarray) -> np.ndarray:
-    """Seconds at which pictures are shown: one every half second, a pause after as many as a class has pictures."""
+    """Onsets of the pictures in seconds: one every half second, with a pause after as many as one class has
+    pictures."""
     position = np.arange(len(labels))
     return 0.5 * position + PAUSE * (position // np.bincount(labels).max())
 
 
 def trial_lengths(count: int, rng: Generator) -> np.ndarray:
-    """Recorded samples a trial: mostly about 500, one in a hundred so long that a length filter drops it."""
+    """Recorded samples per trial: mostly about 500, with one in a hundred so long that a length filter drops it."""
     lengths = np.minimum(491 + rng.geometric(1 / 12, count), 560)
     return np.where(rng.random(count) < 0.01, rng.integers(605, 700, count), lengths)
 
@@ -179,20 +180,20 @@ def record(
     session: Session, phantom: Phantom, rng: Generator, lengths: np.ndarray | None = None
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
     """One subject's trials, by image: (image, position in the recording, float32 (channel, time)). `lengths` (image,)
-    are samples, None draws them. A trial longer than one period goes on with EEG without responses."""
+    are in samples; None draws them. A trial longer than one period continues with EEG without responses."""
     subject = Subject(rng)
     responses, ongoing = PictureResponses(subject, rng), OngoingEEG(subject, rng)
     mixing = np.concatenate([responses.topographies, ongoing.topographies], axis=1)  # (channel, source)
     count = len(session.labels)
-    order = np.argsort(presentation_order(session.labels, phantom.design, rng))  # place of each image
+    order = np.argsort(presentation_order(session.labels, phantom.design, rng))  # position of each image
     potentials, powers = ongoing.drift(onset_times(session.labels), phantom.drift, rng)
-    usual = trial_lengths(count, rng)  # drawn in any case: what follows must not depend on `lengths`
+    usual = trial_lengths(count, rng)  # always drawn: what follows must not depend on `lengths`
     lengths = usual if lengths is None else lengths
     attributes = {name: np.array([getattr(stimulus, name) for stimulus in session.stimuli]) for name in ATTRIBUTES}
-    (later,) = rng.spawn(1)  # of what follows a long trial; draws nothing from the others
+    (later,) = rng.spawn(1)  # for what follows a long trial; draws nothing from the others
 
     def scalp(sources: np.ndarray, topographies: np.ndarray, rng: Generator) -> np.ndarray:
-        # A real mixing of complex spectra is a mixing of their real and imaginary parts, side by side.
+        # Mixing complex spectra with real weights means mixing their real and imaginary parts, side by side.
         spectra = (topographies @ sources.view(np.float32)).view(np.complex64)  # (trial, channel, frequency)
         spectra += ongoing.sensor_noise(len(sources), rng)
         return waveforms_of(spectra * BAND_PASS)  # (trial, channel, SAMPLES)

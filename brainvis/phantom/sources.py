@@ -1,17 +1,17 @@
-"""The sources in the phantom's brain: those that a picture drives, and those that run whatever is shown.
+"""The sources in the phantom's brain: those driven by pictures, and those active whatever is shown.
 
-Each attribute of a picture drives sources of its own, in a way of its own.
+Each attribute of a picture drives its own sources in its own way.
 
-| attribute | response | who can find it |
+| attribute | response | branch that can read it |
 |---|---|---|
-| position | evoked in early visual cortex, 80 to 130 ms, where the retinotopic map has it | time |
+| position | evoked in early visual cortex, 80 to 130 ms, at its place in the retinotopic map | time |
 | shape | evoked along the ventral stream, 100 to 300 ms, a code over sources and latencies | time |
-| colour | induced all over the cortex: bursts of random phases in two of four bands, which average out | frequency |
-| size | gain and latency of everything evoked | time |
+| colour | induced all over the cortex: bursts with random phases in two of four bands, which average out | frequency |
+| size | gain and latency of all evoked responses | time |
 | background | sustained, from 150 ms on | time |
 
-Every source of colour has a phase of its own, so that the map on the scalp is another in each trial: no filter over
-channels brings it out, and power in each channel does. So each branch knows half of a class that the other does not.
+Every source of colour has its own phase, so the scalp map differs in each trial: no filter over channels extracts it,
+but power in each channel does. So each branch knows half of a class that the other does not.
 """
 
 from itertools import combinations
@@ -25,8 +25,8 @@ from brainvis.phantom.spectrum import FREQUENCIES, TIMES, bursts, delays, random
 from brainvis.phantom.stimuli import POSITIONS, SHAPES
 
 # Amplitude of each response at the scalp (root mean square over channels, at its peak, of one source; colour: of all
-# its sources), in standard deviations of the ongoing background: how well each attribute can be decoded. Onset is
-# common to all. Chosen by what the trained branches of `demo` read: each about its half of the class.
+# its sources), in standard deviations of the ongoing background. It determines how well each attribute can be decoded.
+# Onset is common to all. Chosen by what the trained branches of `demo` read: each about its half of the class.
 GAINS = {"onset": 1.0, "position": 3.2, "shape": 0.4, "colour": 0.9, "background": 2.2}
 
 SIZE_GAINS = np.array([0.85, 1.0, 1.15], np.float32)  # of every evoked response: larger is stronger and earlier
@@ -45,11 +45,11 @@ BACKGROUND_SOURCES = 80
 BACKGROUND_EXPONENT = 0.75  # of the amplitude spectrum: power falls with f to the power of -1.5
 SENSOR_NOISE = 0.3
 ALPHA_BURSTS = 1.2
-BLINK_RATE = 0.05  # blinks a trial
+BLINK_RATE = 0.05  # blinks per trial
 BLINK = 6.0
 LINE = 0.25
 SLOW_STATES = 6
-SLOW_TIME = 60.0  # seconds over which the slow states forget themselves
+SLOW_TIME = 60.0  # time constant of the slow states, seconds
 
 
 def both_sides(*left: tuple) -> tuple:
@@ -57,14 +57,14 @@ def both_sides(*left: tuple) -> tuple:
     return tuple(side for dipole in left for side in (dipole, tuple(np.multiply(dipole, (-1, 1, 1)))))
 
 
-# Where the sources are: millimetres in the head's coordinates, and the direction of the dipole.
+# Positions of the sources, in millimetres in head coordinates, and the directions of their dipoles.
 VENTRAL = both_sides(  # V4, lateral occipital, parietal and frontal
     ((-24, -62, -14), (-0.3, -0.5, -1.0)),
     ((-42, -58, -2), (-1.0, -0.4, 0.2)),
     ((-26, -46, 50), (-0.2, -0.5, 1.0)),
     ((-36, 40, 36), (-0.4, 1.0, 0.5)),
 )
-BACKGROUND = (  # V2 and V3, dorsal and ventral: one source a background
+BACKGROUND = (  # V2 and V3, dorsal and ventral: one source per background
     ((-16, -66, 26), (-0.2, -1.0, 1.0)),
     ((16, -66, 26), (1.0, -0.2, 1.0)),
     ((-14, -70, -22), (-1.0, 0.1, -0.7)),
@@ -75,21 +75,22 @@ ALPHA = (  # parietal and occipital
     ((0, -74, 8), (0.0, -1.0, 0.2)),
     *both_sides(((-8, -40, 62), (0.0, -0.3, 1.0))),
 )
-EYES = (((0, 80, -12), (0.0, 1.0, 0.35)),)  # the nearest the sphere has to the corneo-retinal dipoles
+EYES = (((0, 80, -12), (0.0, 1.0, 0.35)),)  # the closest that the sphere allows to the corneo-retinal dipoles
 
 
 def early_visual_sources() -> tuple[np.ndarray, np.ndarray]:
-    """One dipole a position, by the map of early visual cortex: the left field is seen in the right hemisphere, the
-    upper field on the lower bank of the calcarine sulcus, whose dipoles point the other way (the C1 component)."""
-    column, row = np.arange(len(POSITIONS)) % 3 - 1, np.arange(len(POSITIONS)) // 3 - 1  # right and down positive
+    """One dipole per position, following the map of early visual cortex: the left field is seen in the right
+    hemisphere, and the upper field on the lower bank of the calcarine sulcus, whose dipoles point the other way (the C1
+    component)."""
+    column, row = np.arange(len(POSITIONS)) % 3 - 1, np.arange(len(POSITIONS)) // 3 - 1  # right and down are positive
     places = np.stack([-16 * column, np.full(len(POSITIONS), -68), 14 * row], axis=1)
     return places / 1000, np.stack([-column, np.full(len(POSITIONS), -0.6), row], axis=1)
 
 
 def _shape_codes() -> np.ndarray:
     """Signs (shape, source, latency) of the ventral code: rows of a Hadamard matrix. Any two shapes differ in half of
-    all elements; each has the same energy in every source and at every latency, so power alone says little."""
-    elements, rng = len(VENTRAL) * len(SHAPE_LATENCIES), np.random.default_rng(20)  # whatever the seed of a data set
+    all elements; each has the same energy in every source and at every latency, so power alone reveals little."""
+    elements, rng = len(VENTRAL) * len(SHAPE_LATENCIES), np.random.default_rng(20)  # regardless of a data set's seed
     matrix = hadamard(elements)[1 + rng.permutation(elements - 1)[: len(SHAPES)]]
     return matrix[:, rng.permutation(elements)].reshape(len(SHAPES), len(VENTRAL), -1).astype(np.float32)
 
@@ -98,7 +99,7 @@ SHAPE_CODES = _shape_codes()
 
 
 class Subject:
-    """How one head differs, moderately, from the others."""
+    """How one head differs, moderately, from others."""
 
     def __init__(self, rng: Generator):
         self.gain = float(np.exp(rng.normal(0, 0.1)))  # of all responses
@@ -110,7 +111,7 @@ class Subject:
 
 
 class PictureResponses:
-    """The sources of one subject that pictures drive, and their activity in each trial."""
+    """The sources of one subject that are driven by pictures, and their activity in each trial."""
 
     def __init__(self, subject: Subject, rng: Generator):
         self.subject = subject
@@ -133,7 +134,7 @@ class PictureResponses:
 
     def spectra(self, attributes: dict[str, np.ndarray], rng: Generator) -> np.ndarray:
         """Activity complex64 (trial, source, frequency) in trials that show pictures with these attributes (trial,).
-        Latencies, and phases and amplitudes of induced bursts, are random."""
+        Latencies, and the phases and amplitudes of induced bursts, are random."""
         count, size = len(attributes["size"]), attributes["size"]
         spectra = np.zeros((count, self.topographies.shape[1], self.onset_wave.shape[0]), np.complex64)
         delay = self.subject.delay + SIZE_DELAYS[size] + rng.normal(0, LATENCY_JITTER, count)
@@ -148,7 +149,7 @@ class PictureResponses:
         return spectra
 
     def induced(self, colour: np.ndarray, rng: Generator) -> np.ndarray:
-        """Bursts of the two bands of each colour, in all of its sources, each with a phase of its own: (trial, source,
+        """Bursts in the two bands of each colour, in all of its sources, each with its own phase: (trial, source,
         frequency)."""
         count, each = len(colour), (len(colour), 2, 1)
         amplitude = GAINS["colour"] / COLOUR_SOURCES**0.5 * np.exp(rng.normal(0, 0.15, each))
@@ -159,7 +160,7 @@ class PictureResponses:
 
 
 class OngoingEEG:
-    """The sources of one subject that run whatever is shown."""
+    """The sources of one subject that are active whatever is shown."""
 
     def __init__(self, subject: Subject, rng: Generator):
         self.subject = subject
@@ -167,7 +168,7 @@ class OngoingEEG:
         table = np.array(ALPHA + EYES, float)
         directions = np.concatenate([directions, head.rotated(table[:, 1], subject.turn, rng)])
         fields = head.topographies(np.concatenate([places, table[:, 0] / 1000]), directions)
-        line = rng.standard_normal((fields.shape[0], 1)).astype(np.float32)  # cables, not sources, bring in the line
+        line = rng.standard_normal((fields.shape[0], 1)).astype(np.float32)  # cables, not sources, bring in line noise
         self.topographies = np.concatenate([fields, line], axis=1)  # (channel, source)
         self.amplitude = FREQUENCIES**-BACKGROUND_EXPONENT
         self.slow_pattern = rng.standard_normal((SLOW_STATES, fields.shape[0])).astype(np.float32) / SLOW_STATES**0.5
@@ -192,13 +193,14 @@ class OngoingEEG:
         return spectra
 
     def sensor_noise(self, count: int, rng: Generator) -> np.ndarray:
-        """Independent, white noise of the electrodes, complex64 (trial, channel, frequency)."""
+        """Independent white noise of the electrodes, complex64 (trial, channel, frequency)."""
         return SENSOR_NOISE * random_spectra((count, len(self.topographies)), np.ones(len(FREQUENCIES)), rng)
 
     def drift(self, times: np.ndarray, amplitude: float, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Slow drift of a recording: states that wander over minutes move potentials and the power of all sources. From
-        onset times (trial,) in ascending seconds, and the standard deviation of the slow potentials relative to the
-        ongoing EEG: potentials (trial, channel) and gains (trial, source) of background and alpha sources."""
+        """Slow drift of a recording: states that wander over minutes move potentials and the power of all sources.
+        Takes onset times (trial,) in ascending seconds, and the standard deviation of the slow potentials relative to
+        the ongoing EEG. Returns potentials (trial, channel), and gains (trial, source) of the background and alpha
+        sources."""
         states = np.empty((len(times), SLOW_STATES))
         states[0] = rng.standard_normal(SLOW_STATES)
         kept = np.exp(-np.diff(times) / SLOW_TIME)  # of an Ornstein-Uhlenbeck process, from trial to trial

@@ -1,6 +1,6 @@
-"""The phantom's signals are made as spectra: delays, filters and coloured noise are then one multiplication each.
+"""The phantom's signals are generated as spectra, so delays, filters and coloured noise are one multiplication each.
 
-One trial is one period of `SAMPLES` samples; what a filter rings and what wraps around is in the padding at its end.
+One trial is one period of `SAMPLES` samples; filter ringing and wrap-around fall into the padding at its end.
 """
 
 import numpy as np
@@ -8,15 +8,15 @@ from numpy.random import Generator
 from scipy import fft
 
 SAMPLING_RATE = 1000.0  # hertz
-SAMPLES = 720  # in a period: longer than any trial, a product of small primes, and 50 Hz is one of its frequencies
+SAMPLES = 720  # per period: longer than any trial, a product of small primes, and 50 Hz is one of its frequencies
 TIMES = np.arange(SAMPLES) / SAMPLING_RATE  # seconds since the onset of the picture
 
 BAND = (5.0, 95.0)  # hertz, of the published file that the phantom stands for
 FREQUENCIES = fft.rfftfreq(SAMPLES, 1 / SAMPLING_RATE)
-FREQUENCIES = FREQUENCIES[(FREQUENCIES > 1) & (FREQUENCIES < 150)]  # hertz; all that passes the filter
+FREQUENCIES = FREQUENCIES[(FREQUENCIES > 1) & (FREQUENCIES < 150)]  # hertz; everything that passes the filter
 _FIRST = round(FREQUENCIES[0] * SAMPLES / SAMPLING_RATE)
 
-# The gain of a Butterworth band-pass filter of fourth order on either side, without its phase.
+# The gain of a Butterworth band-pass filter, fourth order on either side, without its phase.
 BAND_PASS = (1 / np.sqrt((1 + (BAND[0] / FREQUENCIES) ** 8) * (1 + (FREQUENCIES / BAND[1]) ** 8))).astype(np.float32)
 
 
@@ -52,8 +52,8 @@ def bursts(
     amplitude: np.ndarray, centre: np.ndarray, width: np.ndarray, frequency: np.ndarray, phase: np.ndarray
 ) -> np.ndarray:
     """Oscillations under a Gaussian envelope, (..., SAMPLES); all arguments broadcast to (...). `centre` and `width`
-    (standard deviation) of the envelope are in seconds, `frequency` in hertz, `phase` in radians at the centre.
-    Frequency 0 with phase 0 leaves the envelope alone."""
+    (standard deviation) of the envelope are in seconds, `frequency` in hertz, and `phase` in radians at the centre.
+    Frequency 0 with phase 0 gives the envelope alone."""
     arguments = np.broadcast_arrays(amplitude, centre, width, frequency, phase)
     amplitude, centre, width, frequency, phase = (np.asarray(a, np.float32)[..., None] for a in arguments)
     time = TIMES.astype(np.float32) - centre

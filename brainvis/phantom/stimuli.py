@@ -1,7 +1,7 @@
 """The phantom's pictures: one coloured shape on a dark background, with its class name, caption and attributes.
 
 Ten shapes in six colours make 60 classes. Within a class, size, position, background, jitter and rotation vary. The
-caption, one sentence of at most 14 words, says all that is shown.
+caption, one sentence of at most 14 words, states everything that is shown.
 """
 
 from dataclasses import dataclass
@@ -64,7 +64,8 @@ class Stimulus:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether the backbone never saw this combination in training: a tenth of 6480, by a multiplicative hash."""
+        """Whether this combination was held out from the backbone's training: a tenth of 6480, by a multiplicative
+        hash."""
         place = (self.size * len(POSITIONS) + self.position) * len(BACKGROUNDS) + self.background
         combination = self.class_index * (len(SIZES) * len(POSITIONS) * len(BACKGROUNDS)) + place
         return (combination * 2654435761 % 2**32) >> 16 < 2**16 // 10
@@ -72,10 +73,10 @@ class Stimulus:
 
 def sample_stimuli(count: int, rng: Generator, class_index: int | None = None) -> list[Stimulus]:
     """Draw stimuli at random, of one class or of all. Positions, backgrounds, sizes and (without `class_index`) classes
-    each occur equally often as far as `count` allows; 36 in a row show all pairs of a position and a background."""
+    each occur equally often, as far as `count` allows; 36 in a row show all pairs of a position and a background."""
 
     def balanced(levels: int) -> np.ndarray:
-        """Permutations of 0 .. levels - 1, one after the other, up to `count`."""
+        """Permutations of 0 .. levels - 1, one after another, up to `count`."""
         permutations = [rng.permutation(levels) for _ in range(-(-count // levels))]
         return np.concatenate([np.empty(0, int), *permutations])[:count]
 
@@ -93,7 +94,7 @@ def sample_stimuli(count: int, rng: Generator, class_index: int | None = None) -
 
 @dataclass(frozen=True)
 class Session:
-    """What is shown, before any of it is recorded; trials of a subject are numbered by image."""
+    """What is shown, before anything is recorded; trials of a subject are numbered by image."""
 
     stimuli: list[Stimulus]  # by image
     labels: np.ndarray  # (image,) 0 .. classes - 1
@@ -130,7 +131,7 @@ def _draw(stimulus: Stimulus, backgrounds: np.ndarray) -> np.ndarray:
     y = ((centre[1] - grid) / radius).astype(np.float32)[:, None]
     cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     x, y = cosine * x + sine * y, cosine * y - sine * x  # (resolution, resolution)
-    # A signed distance of half a pixel on either side of the outline goes from full to no coverage.
+    # Coverage goes from full to none within a signed distance of half a pixel on either side of the outline.
     coverage = np.clip(0.5 - _distance(SHAPES[stimulus.shape], x, y) * (radius * resolution), 0, 1)[..., None]
     behind = backgrounds[stimulus.background]
     return (behind + coverage * (COLOUR_VALUES[stimulus.colour] - behind) + 0.5).astype(np.uint8)
@@ -138,7 +139,7 @@ def _draw(stimulus: Stimulus, backgrounds: np.ndarray) -> np.ndarray:
 
 def _backgrounds(resolution: int) -> np.ndarray:
     """The four backgrounds, float32 (4, resolution, resolution, 3): plain, striped, checkered, dotted."""
-    grid = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution * 8  # eight periods to the width
+    grid = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution * 8  # eight periods across the width
     x, y = grid[None, :], grid[:, None]
 
     def step(value: np.ndarray) -> np.ndarray:  # soft, two pixels wide at a resolution of 64
@@ -153,8 +154,8 @@ def _backgrounds(resolution: int) -> np.ndarray:
 
 
 def _distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance to a shape's outline, negative inside, within about the unit disc. Corners are those of half
-    planes, which is the exact outline; beyond a pixel from it only the sign counts."""
+    """Signed distance to a shape's outline, negative inside; shapes lie within about the unit disc. Corners are those
+    of half-planes, whose outline is exact; more than a pixel away from it only the sign matters."""
     across, up = np.abs(x), np.abs(y)
     match shape:
         case "circle":
