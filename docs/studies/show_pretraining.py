@@ -141,12 +141,14 @@ def points(gain: dict) -> str:
 def verdict(kept: dict, world: str) -> str:
     """Which kinds are shown to help or to harm in a world, and at which shares; how many comparisons that are."""
     of_world = {name: gain for name, gain in kept["gain over none"].items() if name.startswith(f"{world} |")}
+    if not of_world:
+        return "Nothing to compare with yet."
     said = {"helps": [], "harms": []}
     for name, gain in of_world.items():
         if gain["p_holm"] < LEVEL:
             _, kind, share = name.split(" | ")
             said["helps" if gain["value"] > 0 else "harms"].append(f"{KINDS_AND_ORIGINS[kind]} ({float(share):.0%})")
-    few = min((len(gain["seeds"]) for gain in of_world.values()), default=0)
+    few = min(len(gain["seeds"]) for gain in of_world.values())
     helps, harms = (", ".join(said[which]) or "none" for which in ("helps", "harms"))
     note = f" Some rest on {few} seed{'s' * (few > 1)}." if few < 3 else ""
     return f"Of {len(of_world)} comparisons, corrected together: shown to help, {helps}; shown to harm, {harms}.{note}"
