@@ -1,7 +1,7 @@
-"""Looks at EEG and at what models read in it: averages, spectra, shares of variance, linear probes, band occlusion.
+"""Analyses of EEG and of what models read from it: averages, spectra, variance shares, linear probes, band occlusion.
 
-Notebooks 01 to 03 print and plot what comes out. `models.time` is not imported, not even for a type: results know their
-code by imports, and a changed loss of LMM is no reason to run 01 and 03 again.
+Notebooks 01 to 03 print and plot the results. `models.time` is not imported, not even for a type: results track the
+code they depend on by imports, and a changed LMM loss is no reason to rerun 01 and 03.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from brainvis.models.spectrum import amplitude_spectrum
 from brainvis.phantom.stimuli import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES
 from brainvis.training import predict
 
-# The field's bands in hertz, each from (included) to (excluded).
+# The field's frequency bands in hertz, each from (included) to (excluded).
 BANDS = {
     "delta": (0.5, 4.0),
     "theta": (4.0, 8.0),
@@ -33,7 +33,7 @@ BANDS = {
 
 
 def group_means(values: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """The groups there are (group,), ascending, and the means of (trial, ...) over the trials of each (group, ...)."""
+    """The distinct groups (group,), ascending, and the mean of (trial, ...) over each group's trials (group, ...)."""
     present, index, counts = groups.unique(return_inverse=True, return_counts=True)
     sums = torch.zeros(len(present), *values.shape[1:], dtype=torch.float64)
     for rows, where in zip(values.split(256), index.split(256), strict=True):  # in float64 without a second copy
@@ -54,9 +54,9 @@ def amplitude_spectra(trials: Tensor, sampling_rate: float, highest_frequency: f
 def variance_shares(values: Tensor, groupings: dict[str, Tensor], within: Tensor) -> dict[str, Tensor]:
     """Share of the variance of (trial, ...) over trials that each grouping (trial,) explains: epsilon squared, (...).
 
-    (SS_between - df_between MS_within) / SS_total (Kelley 1935): 0 on average without an effect, and may be negative; 1
-    if the group says all. Worked out for each of `within` (trial,), such as the subjects, then averaged by its number
-    of trials. ValueError if none has more trials than groups.
+    (SS_between - df_between MS_within) / SS_total (Kelley 1935): 0 on average without an effect, possibly negative; 1
+    if the group determines the value. Computed for each group of `within` (trial,), such as each subject, then averaged
+    with the number of trials as weight. ValueError if none has more trials than groups.
     """
     totals = {name: torch.zeros(values.shape[1:], dtype=torch.float64) for name in groupings}
     weights = dict.fromkeys(groupings, 0)
@@ -69,7 +69,7 @@ def variance_shares(values: Tensor, groupings: dict[str, Tensor], within: Tensor
             for name, (present, _, _) in found.items()
         }
         squares = torch.zeros(values.shape[1:], dtype=torch.float64)
-        for place in torch.arange(len(rows)).split(256) if found else ():  # once for all groupings
+        for place in torch.arange(len(rows)).split(256) if found else ():  # computed once for all groupings
             own = values[rows[place]].double()
             for name, (_, index, _) in found.items():
                 sums[name].index_add_(0, index[place], own)
@@ -88,29 +88,28 @@ def variance_shares(values: Tensor, groupings: dict[str, Tensor], within: Tensor
     return {name: (total / weights[name]).float() for name, total in totals.items()}
 
 
-EXCHANGES = 199  # of labels at random
+EXCHANGES = 199  # random permutations of the labels
 
 
 @dataclass(frozen=True)
 class Successions:
-    """How often a trial of each class (class,) is followed by one of the same class, and how often in random order."""
+    """How often a trial of each class (class,) is followed by one of the same class, and how often by chance."""
 
     share: Tensor  # NaN for a class that is never followed by anything
-    expected: Tensor  # from the numbers of trials of each subject
-    low: Tensor  # 95 % of orders in which each subject's labels are exchanged lie between this
-    high: Tensor  # and that
+    expected: Tensor  # from each subject's trial counts
+    low: Tensor  # 95 % of the permutations of each subject's labels lie between this
+    high: Tensor  # and this
 
     @property
     def above(self) -> Tensor:
-        """Classes that follow themselves more often than nearly all exchanged orders make them: (class,) bool."""
+        """Classes that follow themselves more often than nearly all permuted orders: (class,) bool."""
         return self.share > self.high
 
 
 def same_class_successions(data: EEGDataset, seed: int = 0) -> Successions:
-    """Each class beside its own expectation: one that has seven trials of eight follows itself seven times of eight.
+    """Compare each class with its own expectation: one with seven of eight trials follows itself seven times of eight.
 
-    By class, because one class alone may have been recorded in a block. ValueError if the order of recording is not
-    known.
+    By class, because a single class may have been recorded in a block. ValueError if the recording order is unknown.
     """
     if data.order is None:
         raise ValueError(f"{data.name} does not tell the order in which its trials were recorded")
@@ -122,7 +121,7 @@ def same_class_successions(data: EEGDataset, seed: int = 0) -> Successions:
         labels, count = data.labels[own[data.order[own].argsort()]], len(own)
         mixed = labels[torch.rand(1 + EXCHANGES, count, generator=generator).argsort(1)]  # (draw, trial)
         mixed[0] = labels
-        first = mixed[:, :-1] + classes * torch.arange(1 + EXCHANGES)[:, None]  # a number for each draw and class
+        first = mixed[:, :-1] + classes * torch.arange(1 + EXCHANGES)[:, None]  # one number for each draw and class
         bins = {"minlength": same.numel()}
         followed += torch.bincount(first.flatten(), **bins).view_as(same)
         same += torch.bincount(first[mixed[:, 1:] == mixed[:, :-1]], **bins).view_as(same)
@@ -135,24 +134,24 @@ def same_class_successions(data: EEGDataset, seed: int = 0) -> Successions:
 
 
 def known_attributes(data: EEGDataset) -> dict[str, tuple[tuple[str, ...], Tensor]]:
-    """What the phantom's pictures show: attribute -> its words, index of each trial's word; of other data nothing."""
+    """What the phantom's pictures show: attribute -> its words, index of each trial's word; empty for other data."""
     if data.name != "phantom" or not data.has_images:
         return {}
     words = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "position": POSITIONS, "background": BACKGROUNDS}
     return {name: (words[name], index) for name, index in phantom_attributes(data).items()}
 
 
-MOST_NUMBERS = 2**26  # of latent units that are probed together: 256 MB, at `paper` size 595 trials
+MOST_NUMBERS = 2**26  # in the latent units probed together: 256 MB, 595 trials with preset `paper`
 
 
 def linear_probe(train_inputs: Tensor, train_labels: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Whether a ridge regression of (trial, width) onto classes (trial,) is right: (trial,) bool; closed form."""
+    """Whether a ridge regression of classes (trial,) on (trial, width) is right: (trial,) bool; closed form."""
     mean, deviation = train_inputs.mean(0), train_inputs.std(0).clamp(min=1e-8)
     known, asked = ((values - mean) / deviation for values in (train_inputs, inputs))  # (trial, width)
     classes = int(max(train_labels.max(), labels.max())) + 1
     targets = functional.one_hot(train_labels, classes).to(known.dtype)
     average, penalty = targets.mean(0), 0.1 * len(known)  # relative to the variance of one standardised input
-    # In the space of the inputs or in that of the trials, whichever is smaller: the answer is the same.
+    # Solved in the input space or the trial space, whichever is smaller: the answer is the same.
     small = known.shape[1] <= len(known)
     gram = known.T @ known if small else known @ known.T
     gram.diagonal().add_(penalty)
@@ -165,19 +164,19 @@ def linear_probe(train_inputs: Tensor, train_labels: Tensor, inputs: Tensor, lab
 def probe_encoder(
     encoder: nn.Module, data: EEGDataset, partition: Partition, trials: int = 1200, folds: int = 4
 ) -> dict[str, float]:
-    """Accuracy of linear probes of an encoder: of the mean over its latent units (`mean_of_units`), which is what the
-    classifier reads, and of all units side by side (`all_units`), which tell what the mean has blurred.
+    """Accuracy of linear probes of an encoder: on the mean over its latent units (`mean_of_units`), which is what the
+    classifier reads, and on all units side by side (`all_units`), which shows what the mean has blurred.
 
-    Cross-validated within the training part, so that whoever chooses by it has looked at nothing else: at most so many
-    `trials`, evenly from the classes, fewer where their units would fill the memory; no picture is in two folds.
+    Cross-validated within the training part, so that choices based on it use no other data: on at most `trials`
+    trials, spread evenly over the classes, fewer if their units would fill the memory; no picture is in two folds.
     """
-    size = predict(encoder.units_of, data.trials[partition.train[:1]]).numel()  # of one trial
+    size = predict(encoder.units_of, data.trials[partition.train[:1]]).numel()  # numbers in one trial
     trials = min(trials, max(MOST_NUMBERS // size, folds))
     rows = partition.train[torch.from_numpy(spread_over_classes(data.labels[partition.train], trials))]
     units = torch.cat([predict(encoder.units_of, data.trials[some]) for some in rows.split(256)])  # (trial, unit, d)
     labels, images = data.labels[rows], data.images[rows]
     pictures = torch.where(images < 0, torch.arange(len(rows)) + len(data.image_ids), images)
-    most = min(int(labels.bincount().max()), len(pictures.unique()))  # with one trial a class, none is known twice
+    most = min(int(labels.bincount().max()), len(pictures.unique()))  # with one trial per class, no class occurs twice
     splitter = StratifiedGroupKFold(min(folds, most)) if most > 1 else KFold(2)
     parts = splitter.split(rows, labels, pictures)
     parts = [(torch.from_numpy(inside), torch.from_numpy(outside)) for inside, outside in parts]
@@ -189,9 +188,9 @@ def probe_encoder(
 
 
 def pretraining_monitor(data: EEGDataset, partition: Partition, epochs: int, readings: int = 3) -> Callable:
-    """For `fit`: what becomes of `model.encoder` in the course of pre-training, after each epoch: `residual_scale`, the
-    mean size of the scalars of its sublayers; `variance_over_trials` and `variance_over_positions` of its latent units
-    (0: a collapse). About `readings` times, the last epoch included: `probe_accuracy`, of `mean_of_units`, and
+    """For `fit`: the state of `model.encoder` during pre-training, after each epoch: `residual_scale`, the mean size of
+    the scalars of its sublayers; `variance_over_trials` and `variance_over_positions` of its latent units (0: a
+    collapse). About `readings` times, including the last epoch: `probe_accuracy`, of `mean_of_units`, and
     `probe_of_all_units`, see `probe_encoder`."""
     some = data.trials[partition.train[:64]]
 
@@ -219,9 +218,9 @@ def masked_prediction(model: nn.Module, trials: Tensor, mask: Tensor) -> Any:
 
 
 def prediction_quality(prediction: Any) -> dict[str, float]:
-    """What a `MaskedPrediction` of some trials is worth: `tokens_right`, share of masked tokens that are named rightly;
-    `most_frequent_token`, what naming that one always would give; `relative_error`, mean squared error of the regressed
-    units over the variance of the targets over trials (1: the mean of each unit would do as well)."""
+    """Quality of a `MaskedPrediction` of some trials: `tokens_right`, the masked-token accuracy;
+    `most_frequent_token`, the accuracy of always predicting that token; `relative_error`, mean squared error of the
+    regressed units over the variance of the targets over trials (1: the mean of each unit would do as well)."""
     target, tokens = prediction.target, prediction.tokens.flatten()
     error = (prediction.regressed - target).square().mean() / target.var(0, correction=0).mean().clamp(min=1e-12)
     return {
@@ -232,14 +231,14 @@ def prediction_quality(prediction: Any) -> dict[str, float]:
 
 
 def codebook_use(model: nn.Module, trials: Tensor) -> Tensor:
-    """How many units of the trials (trial, channel, time) have each codeword of LMM as their likeliest: (codeword,)."""
+    """In how many units of the trials (trial, channel, time) each LMM codeword is the likeliest: (codeword,)."""
     device = model.mask_token.device
     tokens = predict(lambda batch: model.tokeniser(model.encoder.project(batch)).argmax(-1), trials, device=device)
     return torch.bincount(tokens.flatten(), minlength=model.tokeniser.out_features)
 
 
 def bands_between(lowest: float, highest: float) -> dict[str, tuple[float, float]]:
-    """The bands of `BANDS` that have a frequency in [lowest, highest], in hertz, the last of them up to `highest`."""
+    """The bands of `BANDS` that include a frequency in [lowest, highest] hertz, the last one extended to `highest`."""
     bands = {name: (low, high) for name, (low, high) in BANDS.items() if high > lowest and low <= highest}
     if bands:
         last = list(bands)[-1]
@@ -252,8 +251,8 @@ def exchange_band(
 ) -> Tensor:
     """Trials (trial, channel, time) whose frequencies in `bands` come from another trial of the same subject (trial,).
 
-    What a band (from, to; hertz, `to` excluded) says about a trial's class is gone, while its amplitudes stay such as
-    the model has met: no trial has zeros there.
+    This removes what a band (from, to; hertz, `to` excluded) says about a trial's class, but keeps its amplitudes in
+    the range that the model was trained on: no trial has zeros there.
     """
     other = torch.arange(len(trials))
     for subject in subjects.unique():
@@ -274,8 +273,9 @@ def band_reliance(
 ) -> dict[str, dict[str, float]]:
     """Accuracy of a classifier without each band, and with that band alone, exchanged between trials `repeats` times.
 
-    `logits` maps (trial, channel, time) to (trial, class); `trials` are the indices of those it reads; `bands` as in
-    `bands_between`. Returns band -> "without", "alone"; for "all bands" these are with every band exchanged, with none.
+    `logits` maps (trial, channel, time) to (trial, class); `trials` are the indices of the trials it reads; `bands` as
+    in `bands_between`. Returns band -> "without", "alone"; for "all bands" these are with every band exchanged and with
+    none exchanged.
     """
     generator = torch.Generator().manual_seed(seed)
     signals, labels, subjects = data.trials[trials], data.labels[trials], data.subjects[trials]

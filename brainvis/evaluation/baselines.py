@@ -1,8 +1,9 @@
-"""Baselines: what plain classifiers read from the same trials and the same split, and what they read from nothing.
+"""Baselines: what plain classifiers read from the same trials and split, and from inputs without a response.
 
-A deep model that does not beat these has learned nothing that needs depth; and where none of them is above chance,
-there may be nothing to learn from so few trials. None is chosen: all are shown. Two of them read what cannot hold a
-response, the place of a trial in its session and the samples before the event: what they know is no brain's answer.
+A deep model that does not beat these has learned nothing that needs depth; and if none of them is above chance, there
+may be nothing to learn from so few trials. All are shown; none is picked. Two of them read what cannot contain a
+response, the place of a trial in its session and the samples before the event: what they know is not the brain's
+answer.
 """
 
 import warnings
@@ -38,9 +39,9 @@ from brainvis.evaluation.scores import classification_scores
 from brainvis.models.encoder import unequal
 
 INVERSE_PENALTIES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
-FAR_MORE = 2  # features than trials: where finding the space that trials span pays
-LEAST_SCORE = -1e4  # of a class without a training trial
-FEWEST_SAMPLES = 16  # before the event: fewer tell nothing of rhythms
+FAR_MORE = 2  # features than trials: where projecting onto the span of the trials pays off
+LEAST_SCORE = -1e4  # score of a class without a training trial
+FEWEST_SAMPLES = 16  # before the event: fewer say nothing about rhythms
 LEVEL = 0.05
 CONFOUNDS = {"place": "place in the session", "before_onset": "log band power before the event"}
 BASELINES = {
@@ -63,7 +64,7 @@ SHORT |= {
 
 @dataclass(frozen=True)
 class Split:
-    """Labels and places of the trials that a baseline learns from and is asked for."""
+    """Labels and indices of the trials that a baseline learns from and is tested on."""
 
     labels: np.ndarray  # (trial,) of all trials
     train: np.ndarray
@@ -73,15 +74,15 @@ class Split:
 
     @property
     def balanced(self) -> bool:
-        """Whether classes are weighed alike, as they are unequal in training."""
+        """Whether classes get equal weight because they are unbalanced in training."""
         return unequal(torch.from_numpy(self.labels[self.train]))
 
 
 def baselines(data: EEGDataset, partition: Partition, highest: float | None = None, seed: int = 0) -> dict[str, Tensor]:
     """Class scores (test trial, class) of all `BASELINES` and `CONFOUNDS` for which the data set has what is needed.
 
-    Fitted on the training trials, hyperparameters chosen inside them; validation trials are not used. Band powers go up
-    to `highest` hertz; `data.flicker` names the frequencies of lights that flickered, if any did.
+    Fitted on the training trials, with hyperparameters chosen within them; validation trials are not used. Band powers
+    go up to `highest` hertz; `data.flicker` gives the frequencies of flickering lights, if any.
     """
     split, rate, trials = _split(data, partition, seed), data.sampling_rate, data.trials
     found = {"band_power": _logistic(band_power(trials, rate, highest), split)}
@@ -99,7 +100,7 @@ def baselines(data: EEGDataset, partition: Partition, highest: float | None = No
 
 
 def scored(logits: dict[str, Tensor], labels: Tensor, groups: Tensor | None = None, seed: int = 0) -> dict[str, dict]:
-    """`classification_scores` of each, and under "evidence" what `p_above_chance` says."""
+    """`classification_scores` of each, and under "evidence" the result of `p_above_chance`."""
     found = {}
     for name, values in logits.items():
         found[name] = classification_scores(values, labels, seed=seed, groups=groups)
@@ -109,12 +110,12 @@ def scored(logits: dict[str, Tensor], labels: Tensor, groups: Tensor | None = No
 
 
 def best_of(scores: dict[str, dict]) -> str:
-    """The baseline with the highest balanced accuracy; confounds are none."""
+    """The baseline with the highest balanced accuracy; confounds do not count."""
     return max((name for name in scores if name in BASELINES), key=lambda name: _balanced(scores[name]))
 
 
 def verdict(scores: dict[str, dict]) -> str:
-    """Whether there is something to learn, and whether what cannot hold a response knows it, too, in words."""
+    """In words: whether there is something to learn, and whether inputs that cannot hold a response predict it too."""
     best, ps = best_of(scores), {name: one["evidence"]["p"] for name, one in scores.items()}
     known = {name: p for name, p in ps.items() if p is not None}
     corrected = holm({name: p for name, p in known.items() if name in BASELINES})
@@ -133,7 +134,7 @@ def verdict(scores: dict[str, dict]) -> str:
 
 
 def ahead(plain: dict[str, dict], name: str, network: dict) -> str:
-    """Who of a network and the best baseline is ahead in balanced accuracy, in words; inside an interval is no gain."""
+    """Whether a network or the best baseline has the higher balanced accuracy; within an interval: no gain."""
     best = best_of(plain)
     of_plain, of_network = plain[best]["balanced_accuracy"], network["balanced_accuracy"]
     shown = "balanced {value:.1%} [{low:.1%}, {high:.1%}]"
@@ -146,7 +147,7 @@ def ahead(plain: dict[str, dict], name: str, network: dict) -> str:
 
 
 def table(plain: dict[str, dict], networks: dict[str, dict]) -> pd.DataFrame:
-    """Networks, baselines and confounds, a row each, as people read them: scores with intervals, chance and p."""
+    """Networks, baselines and confounds, one row each, for readers: scores with intervals, chance and p."""
     shown, rows = {"balanced_accuracy": "balanced accuracy", "auc": "AUC", "top1": "accuracy"}, {}
     for name, score in (networks | plain).items():
         kind = "reads no response" if name in CONFOUNDS else "baseline" if name in plain else "network"
@@ -222,8 +223,8 @@ def _logistic(features: Tensor, split: Split, tell: Callable[[float], None] = la
 
 
 def _shrinkage_lda(features: Tensor, split: Split) -> np.ndarray:
-    """Class scores (test trial, class) of linear discriminant analysis on features (trial, feature), with Ledoit and
-    Wolf's covariance of what is left within classes (Blankertz et al. 2011, NeuroImage 56, 814-825)."""
+    """Class scores (test trial, class) of linear discriminant analysis on features (trial, feature), with the
+    Ledoit-Wolf covariance within classes (Blankertz et al. 2011, NeuroImage 56, 814-825)."""
     scaler = StandardScaler().fit(features[split.train].double().numpy())
     known, asked = (scaler.transform(features[part].double().numpy()) for part in (split.train, split.test))
     present, labels, counts = np.unique(split.labels[split.train], return_inverse=True, return_counts=True)
@@ -238,8 +239,8 @@ def _shrinkage_lda(features: Tensor, split: Split) -> np.ndarray:
 
 
 def _nearest_places(data: EEGDataset, split: Split) -> np.ndarray:
-    """Class scores (test trial, class) of somebody who knows the place of a trial in its session alone: the classes of
-    training trials at and near this place count the more the nearer they are."""
+    """Class scores (test trial, class) from the place of a trial in its session alone: the nearer a training trial's
+    place, the more its class counts."""
     places = places_in_sessions(data.order.numpy(), data.sessions.numpy())
     distance = np.abs(places[split.test][:, None] - places[split.train])
     shown = np.eye(split.classes)[split.labels[split.train]]  # (training trial, class)
@@ -250,8 +251,8 @@ def _nearest_places(data: EEGDataset, split: Split) -> np.ndarray:
 
 
 def _best_penalty(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int) -> float:
-    """Of `INVERSE_PENALTIES`, by the cross-entropy of the trials that are left out, in five folds or as few as there
-    are trials of a class."""
+    """Best of `INVERSE_PENALTIES` by the cross-entropy of held-out trials, in five folds, or fewer if a class has fewer
+    trials."""
     folds = int(min(5, np.unique(labels, return_counts=True)[1].min()))
     if folds == 1:  # a class with one training trial leaves nothing to choose with
         return LogisticRegression().C
@@ -259,7 +260,7 @@ def _best_penalty(features: np.ndarray, labels: np.ndarray, weights: np.ndarray,
     for inside, outside in StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels):
         known, asked = _prepared(features[inside], features[outside])
         regression = _regression()
-        for number, penalty in enumerate(INVERSE_PENALTIES):  # each begins where the last one, stricter, has ended
+        for number, penalty in enumerate(INVERSE_PENALTIES):  # each starts from the previous, stricter fit
             _fit(regression.set_params(C=penalty), known, labels[inside], weights[inside])
             told = {"labels": regression.classes_, "sample_weight": weights[outside]}
             losses[number] += log_loss(labels[outside], regression.predict_proba(asked), **told)
@@ -267,22 +268,22 @@ def _best_penalty(features: np.ndarray, labels: np.ndarray, weights: np.ndarray,
 
 
 def _prepared(known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features (trial, feature), standardised by the known ones and, where there are far more features than trials,
-    turned into the space that those span: weights under a quadratic penalty lie in it anyway, so that nothing changes
-    but the time (a fifth, with 550 trials of 5,632 features)."""
+    """Features (trial, feature), standardised by the known ones and, if there are far more features than trials,
+    rotated into the space that the trials span: weights under a quadratic penalty lie in it anyway, so only the time
+    changes (to a fifth, with 550 trials of 5,632 features)."""
     scaler = StandardScaler().fit(known)
     known, asked = scaler.transform(known), scaler.transform(asked)
     if known.shape[1] < FAR_MORE * len(known):
         return known, asked
-    products = (known @ known.T).astype(float)  # what any turned features have to give, too
-    products[np.diag_indices(len(products))] += 1e-6 * products.trace() / len(products)  # standardised: one is nothing
+    products = (known @ known.T).astype(float)  # rotated features must preserve them
+    products[np.diag_indices(len(products))] += 1e-6 * products.trace() / len(products)  # one eigenvalue is 0
     turned = cholesky(products, lower=True)
     turned_asked = solve_triangular(turned, (known @ asked.T).astype(float), lower=True).T
     return turned.astype(known.dtype), turned_asked.astype(known.dtype)
 
 
 def _regression() -> LogisticRegression:
-    # At scikit-learn's tolerance of 1e-4 it stops where predictions still depend on how the features are turned.
+    # At scikit-learn's tolerance of 1e-4, predictions still depend on how the features are rotated.
     return LogisticRegression(max_iter=2000, tol=1e-5, warm_start=True)
 
 

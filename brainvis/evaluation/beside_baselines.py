@@ -1,6 +1,6 @@
-"""Networks beside baselines, and beside what reads no response: tables of all subjects' runs of fusion.
+"""Tables that compare networks with baselines and confounds, over the fusion runs of all subjects.
 
-Pooled scores are of all subjects' test trials together, each told by what was trained for its subject.
+Pooled scores cover the test trials of all subjects, each predicted by the models trained for its subject.
 """
 
 from collections.abc import Iterable
@@ -18,13 +18,13 @@ POOLED = "pooled"
 
 
 def pooled_table(runs: Iterable[Product], seed: int = 0) -> pd.DataFrame:
-    """A row each: scores of all test trials with intervals, chance and p, as `baselines.table` has them. Empty without
-    runs that kept class scores."""
+    """One row each: scores on all test trials with intervals, chance and p, as in `baselines.table`. Empty if no run
+    kept class scores."""
     if not (parts := _parts(runs)):
         return pd.DataFrame()
     labels = torch.cat([labels for _, labels, _ in parts.values()])
     groups, first = [], 0
-    for _, _, own in parts.values():  # a group's number belongs to its subject
+    for _, _, own in parts.values():  # group numbers are per subject
         groups.append(torch.where(own < 0, -1, own + first))
         first = int(groups[-1].max().clamp(min=first - 1)) + 1
     shared = [name for name in next(iter(parts.values()))[0] if all(name in logits for logits, _, _ in parts.values())]
@@ -37,7 +37,7 @@ def pooled_table(runs: Iterable[Product], seed: int = 0) -> pd.DataFrame:
 
 
 def subjects_table(runs: Iterable[Product], seed: int = 0) -> pd.DataFrame:
-    """A row each, a column a subject: balanced accuracy, and p in brackets."""
+    """One row each, one column per subject: balanced accuracy, with p in brackets."""
     columns = {}
     for subject, (logits, labels, groups) in _parts(runs).items():
         cells = {}
@@ -51,7 +51,7 @@ def subjects_table(runs: Iterable[Product], seed: int = 0) -> pd.DataFrame:
 
 
 def _parts(runs: Iterable[Product]) -> dict[int, tuple[dict[str, Tensor], Tensor, Tensor]]:
-    """Of each subject's run of the whole method, with the lowest seed: class scores by name, labels, groups."""
+    """For each subject's run of the whole method with the lowest seed: class scores by name, labels, groups."""
     found: dict[int, tuple[dict[str, Tensor], Tensor, Tensor]] = {}
     for run in sorted(runs, key=lambda run: (run.results["study"]["subject"], run.results["study"]["seed"])):
         chosen = run.results["study"]

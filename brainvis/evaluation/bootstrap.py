@@ -1,10 +1,10 @@
-"""Intervals and p-values from resampled trials: whole pictures are drawn, within classes, and families are corrected.
+"""Intervals and p-values by resampling trials: whole pictures are drawn within classes, and families are corrected.
 
-Trials that show one picture are no independent evidence, so they are drawn together. Classes are drawn as often as they
-were tested: a test part has equally many trials of each by design, and a resample that lacks classes would say
-something of another design, most of all of macro F1.
+Trials that show the same picture are not independent evidence, so they are drawn together. Each class is drawn as often
+as it was tested: a test part has equally many trials of each by design, and a resample that lacks classes would
+describe a different design, especially for macro F1.
 
-Where several seeds were run on the same trials, values are (seed, trial): the estimate is the mean over seeds, and each
+If several seeds were run on the same trials, values are (seed, trial): the estimate is the mean over seeds, and each
 resample draws seeds, then trials, the same ones for all seeds (a hierarchical bootstrap).
 """
 
@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)  # percent
-LEVEL = 0.05  # of a family of tests, after its correction
-LEAST_P = 2 / RESAMPLES  # what a two-sided p of so many resamples cannot be told from
+LEVEL = 0.05  # for a family of tests, after correction
+LEAST_P = 2 / RESAMPLES  # smallest two-sided p that this many resamples can resolve
 
 
 def resample_weights(
@@ -28,17 +28,17 @@ def resample_weights(
 ) -> NDArray[np.float64]:
     """How much each trial counts in each bootstrap resample: (resample, trial).
 
-    Of the n groups of a stratum n - 1 are drawn, with replacement, and each counts n / (n - 1) times (Rao and Wu 1988,
+    Of the n groups of a stratum, n - 1 are drawn with replacement, and each counts n / (n - 1) times (Rao and Wu 1988,
     Journal of the American Statistical Association 83, 231-241): n draws would make the variance too small by the
-    factor (n - 1) / n, a third where a class has three pictures. Strata that have one group only are put together, as
-    nothing could vary in them; if a single group is left over, it is in every resample as it is.
+    factor (n - 1) / n, a third if a class has three pictures. Strata with only one group are merged, as nothing could
+    vary within them; if a single group is left over, it is in every resample unchanged.
 
     Args:
-        groups: (trial,) int, such as the picture shown; below 0: a group of its own. None: every trial is.
-        strata: (trial,) int, such as the class; None: one stratum. Groups are told apart within each.
+        groups: (trial,) int, such as the picture shown; below 0: a group of its own. None: every trial is its own.
+        strata: (trial,) int, such as the class; None: one stratum. Groups are distinguished within each stratum.
 
     Raises:
-        ValueError: no trials, or groups or strata that are not one a trial.
+        ValueError: no trials, or groups or strata that are not one per trial.
     """
     places = np.arange(trials)
     groups = places if groups is None else np.asarray(groups)
@@ -59,17 +59,17 @@ def resample_weights(
 
 
 def weighted_means(values: ArrayLike, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of one value a trial, (trial,), in each resample: (resample,)."""
+    """Mean of one value per trial, (trial,), in each resample: (resample,)."""
     return weights @ np.asarray(values, float) / (weights @ np.ones(weights.shape[1]))
 
 
 def over_seeds(resampled: ArrayLike, seed: int = 0) -> NDArray[np.float64]:
     """Resamples (resample,) of the mean over seeds of a score, from those of each seed (seed, resample), which draw the
-    same trials: in each of them n - 1 of the n seeds are drawn, with replacement, as groups are in `resample_weights`.
+    same trials: each draws n - 1 of the n seeds with replacement, like the groups in `resample_weights`.
 
-    A few seeds tell little of their own scatter. In simulations with 120 trials and three seeds, 95 % intervals contain
-    the mean over all seeds in .96 of cases where seeds have a standard deviation of .05, in .90 where it is .15; with
-    two seeds in .94 and .82.
+    A few seeds say little about their own scatter. In simulations with 120 trials and three seeds, 95 % intervals
+    contain the mean over all seeds in .96 of cases if seeds have a standard deviation of .05, and in .90 if it is .15;
+    with two seeds, in .94 and .82.
     """
     resampled = np.atleast_2d(np.asarray(resampled, float))
     if (count := len(resampled)) == 1:
@@ -86,11 +86,11 @@ def interval(value: float, resampled: NDArray[np.float64]) -> dict[str, float]:
 
 
 def interval_and_p(value: float, resampled: NDArray[np.float64]) -> dict[str, float]:
-    """The same of a difference, with a two-sided "p" from the share of resamples that have the other sign or are zero.
+    """The same for a difference, with a two-sided "p": the share of resamples that have the other sign or are zero.
 
-    It is never below 2 / (resamples + 1); `p_text` writes that.
+    It is never below 2 / (resamples + 1); `p_text` formats it.
     """
-    zero = 1e-12  # differences of equal sums that were added in another order
+    zero = 1e-12  # equal sums added in a different order may differ by this
     tail = 1 + min((resampled <= zero).sum(), (resampled >= -zero).sum())
     return {**interval(value, resampled), "p": float(min(1.0, 2 * tail / (len(resampled) + 1)))}
 
@@ -102,7 +102,7 @@ def mean_interval(
     groups: ArrayLike | None = None,
     strata: ArrayLike | None = None,
 ) -> dict[str, float]:
-    """Mean of one value a trial, (trial,) or (seed, trial), with its interval; groups and strata as in
+    """Mean of one value per trial, (trial,) or (seed, trial), with its interval; groups and strata as in
     `resample_weights`."""
     values = np.asarray(values, float)
     return interval(values.mean(), _resampled_means(values, n_bootstrap, seed, groups, strata))
@@ -115,7 +115,7 @@ def mean_difference(
     groups: ArrayLike | None = None,
     strata: ArrayLike | None = None,
 ) -> dict[str, float]:
-    """Mean of one paired difference a trial, (trial,) or (seed, trial): {"value", "low", "high", "p"}, see
+    """Mean of one paired difference per trial, (trial,) or (seed, trial): {"value", "low", "high", "p"}, see
     `interval_and_p`."""
     differences = np.asarray(differences, float)
     return interval_and_p(differences.mean(), _resampled_means(differences, n_bootstrap, seed, groups, strata))
@@ -136,8 +136,8 @@ def holm(p_values: Mapping[Hashable, float]) -> dict[Hashable, float]:
 
 
 def p_text(p: float, least: float = LEAST_P) -> str:
-    """A p-value as people read it: "p = 0.034", or "p < 0.001" where it is below what can be told.
+    """A p-value for readers: "p = 0.034", or "p < 0.001" if it is below the smallest that can be resolved.
 
-    `least` is 1 / permutations, or 2 / resamples of a two-sided test, times the size of the family after `holm`.
+    `least` is 1 / permutations, or 2 / resamples for a two-sided test, times the size of the family after `holm`.
     """
     return f"p < {least:.3g}" if p < least else f"p = {p:.2g}"

@@ -1,4 +1,4 @@
-"""Ablations against the whole method: differences paired by seed and trial, each measure's corrected as one family."""
+"""Ablations against the whole method: differences paired by seed and trial, each measure corrected as one family."""
 
 import pandas as pd
 
@@ -8,12 +8,12 @@ from brainvis.evaluation.bootstrap import LEAST_P, LEVEL, holm, mean_difference,
 from brainvis.evaluation.report import gather_runs
 from brainvis.study import Product, Study
 
-MEASURES = {"CA top-1": "fusion", "GA": "generation"}  # and the stage whose runs hold it
+MEASURES = {"CA top-1": "fusion", "GA": "generation"}  # measure -> the stage whose runs hold it
 
 
 def score_of_trials(product: Product) -> pd.Series | None:
-    """The score of each test trial, by trial: right or wrong of a run of fusion; GA of the final pictures of a run of
-    generation, None where no judge of GA was there."""
+    """The score of each test trial, by trial: right or wrong for a run of fusion; GA of the final pictures for a run of
+    generation, None if it had no judge for GA."""
     arrays = product.arrays
     if product.results["stage"] == "fusion":
         scores = (arrays["logits"].argmax(1) == arrays["labels"]).double()
@@ -26,9 +26,9 @@ def score_of_trials(product: Product) -> pd.Series | None:
 
 
 def ablation_differences(study: Study, data: EEGDataset) -> pd.DataFrame:
-    """What each ablation of a subject changes against `full`: a row each, of every measure that runs are there for.
+    """How each ablation of a subject differs from `full`: one row each, for every measure that has runs.
 
-    `data` are this subject's trials: resamples draw whole pictures, within classes. Columns: `measure`, `ablation`,
+    `data` are this subject's trials: resamples draw whole pictures within classes. Columns: `measure`, `ablation`,
     `full` and `without` (means over the `seeds` and `trials` that both have), `value` (without - full) with `low`,
     `high` and `p`, and `p_holm`, corrected for the comparisons of the same measure, of which there are `family`.
     """
@@ -66,19 +66,19 @@ def _difference(score: dict[int, pd.Series], whole: dict[int, pd.Series], data: 
 
 
 def verdict(row: pd.Series) -> str:
-    """What a row of `ablation_differences` shows, in a word or two."""
+    """The result of a row of `ablation_differences`, in a word or two."""
     if row["p_holm"] >= LEVEL:
         return "not shown to differ"
     return "more than the whole method" if row["value"] > 0 else "less than the whole method"
 
 
 def corrected_p(row: pd.Series) -> str:
-    """Its corrected p as people read it."""
+    """Its corrected p, formatted for readers."""
     return p_text(row["p_holm"], row["family"] * LEAST_P)
 
 
 def in_words(differences: pd.DataFrame) -> pd.DataFrame:
-    """`ablation_differences` as a table that people read: differences in points, with intervals."""
+    """`ablation_differences` as a table for readers: differences in points, with intervals."""
     points = "{value:+.1f} [{low:+.1f}, {high:+.1f}]"
     cells = [
         {

@@ -1,10 +1,10 @@
-"""Audits of the time of recording: is the class told by what cannot carry it, and does the EEG tell the time?
+"""Audits of recording time: can the class be predicted from what cannot carry it, and can time be read from the EEG?
 
-If the trials of a class were recorded near each other, whatever drifts slowly tells the class as well as the brain
-does, and every score is too good (Li et al. 2021, on EEGCVPR40). Each audit is a number, and what the same number is by
-chance: once the labels of a subject have been exchanged at random, so that p has a floor. Classifiers have a closed
-form: nearest neighbours in time, or ridge regressions, fitted on four fifths of a subject's trials and asked for the
-rest. docs/studies measures on the phantom when they raise a flag.
+If the trials of a class were recorded close together, any slow drift predicts the class as well as the brain does, and
+every score is too good (Li et al. 2021, on EEGCVPR40). Each audit is a number, compared with the same number under
+chance: with the labels of a subject permuted at random, so p has a floor. Classifiers have a closed form: nearest
+neighbours in time, or ridge regressions fitted on four fifths of a subject's trials and tested on the rest.
+docs/studies measures on the phantom when they raise a flag.
 """
 
 from collections.abc import Iterator
@@ -21,23 +21,23 @@ from brainvis.evaluation.analysis import amplitude_spectra, bands_between
 from brainvis.evaluation.bootstrap import holm
 from brainvis.models.spectrum import frequencies
 
-EXCHANGES = 199  # of labels at random
+EXCHANGES = 199  # random permutations of the labels
 FOLDS = 5
-NEIGHBOURS = 4  # in time, nearer ones with more weight
+NEIGHBOURS = 4  # in time, nearer ones weigh more
 PENALTY = 0.3  # of a ridge regression, relative to the mean square of a trial's features
-MOST = 2000  # trials of a subject, the first in time: matrices of trials by trials have to fit
-WAVES = 10  # cosines of the place in the recording, from half a period on, that are decoded from the EEG
-BINS = {"before": 8, "whole": 22}  # in which samples are averaged: before onset, of a whole trial
-LEVEL = 0.05  # of the family of audits, after Holm's correction
+MOST = 2000  # first trials of a subject in time: (trial, trial) matrices must fit into memory
+WAVES = 10  # cosines of the place in the recording, from half a period up, decoded from the EEG
+BINS = {"before": 8, "whole": 22}  # for averaging samples: before onset, in a whole trial
+LEVEL = 0.05  # for the family of audits, after Holm's correction
 SMALLEST = 1e-6  # keeps logarithms finite where a filter left nothing
 AT_ONCE = 2**26  # scores computed together: 256 MB
-# What a class must not be told by.
+# Must not predict the class.
 CONFOUNDS = ("time alone", "place in session", "succession", "slow drift", "before onset")
 
 
 @dataclass(frozen=True)
 class Audit:
-    """One question, its answer, and its answers once labels have been exchanged."""
+    """One question, its answer, and its answers for permuted labels."""
 
     question: str
     value: float
@@ -45,12 +45,12 @@ class Audit:
 
     @property
     def chance(self) -> float:
-        """The mean answer for exchanged labels."""
+        """The mean answer for permuted labels."""
         return self.null.mean().item()
 
     @property
     def p(self) -> float:
-        """One-sided: how often exchanged labels give at least this answer, this one counted in."""
+        """One-sided: how often permuted labels give at least this answer, counting this one."""
         return (1 + int((self.null >= self.value - 1e-9).sum())) / (1 + len(self.null))
 
     @property
@@ -61,7 +61,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Recording:
-    """A subject's trials, in the order in which they were recorded where that is known."""
+    """A subject's trials, in recording order if it is known."""
 
     trials: Tensor  # (trial,) indices into the data set
     labels: Tensor  # (trial,) 0 .. classes - 1
@@ -71,36 +71,36 @@ class Recording:
 
     @cached_property
     def exchanged(self) -> Tensor:
-        """(1 + EXCHANGES, trial) places of the labels that trials get; the first keeps all where they are."""
+        """(1 + EXCHANGES, trial) indices of the labels that trials get; the first row keeps all in place."""
         count = len(self.trials)
         orders = [torch.randperm(count, generator=self.generator) for _ in range(EXCHANGES)]
         return torch.stack([torch.arange(count), *orders])
 
     @cached_property
     def shifted(self) -> Tensor:
-        """The same for labels that keep their order: all move along the recording, and from its end to its begin."""
+        """The same for labels in unchanged order: all shift along the recording, wrapping from its end to its start."""
         count = len(self.trials)
         by = torch.randint(1, count, (EXCHANGES,), generator=self.generator)
         return (torch.arange(count) + torch.cat([torch.zeros(1, dtype=torch.int64), by])[:, None]) % count
 
 
 def audits(data: EEGDataset, trials: Tensor, seed: int = 0) -> dict[str, Audit]:
-    """All audits for which the data set tells what is needed, of some of its trials (indices), by a short name.
+    """All audits for which the data set has what is needed, on some of its trials (indices), by a short name.
 
     - "time alone": accuracy of the classes of the nearest trials in time;
-    - "place in session": accuracy of the classes at and near the same place in all other sessions, where these are
-      known, against labels that are exchanged within sessions;
-    - "succession": how much more often than its number of trials makes it the next trial has the same class, for the
-      class where that is most, against the highest of all classes once labels have been exchanged;
-    - "slow drift": accuracy of a ridge regression on each channel's mean in the trial before, which has drifted nearly
-      as far, but holds nothing of the response; where the order is not known, "own mean" stands for it, which may
-      hold some, and so proves nothing;
-    - "before onset": the same on samples before the onset of the stimulus, and on their power; on those that recordings
-      have besides (`EEGDataset.before`), else on those of the trial;
+    - "place in session": accuracy of the classes at and near the same place in all other sessions, if these are known,
+      against labels that are permuted within sessions;
+    - "succession": how much more often than its number of trials implies a class is followed by itself, for the class
+      where this is largest, against the maximum over all classes for permuted labels;
+    - "slow drift": accuracy of a ridge regression on each channel's mean in the previous trial, which has drifted
+      nearly as far but contains nothing of the response; if the order is unknown, "own mean" replaces it, which may
+      contain some of the response and so proves nothing;
+    - "before onset": the same on samples before the onset of the stimulus, and on their power; on the separate ones
+      that recordings include (`EEGDataset.before`), else on those of the trial;
     - "EEG tells time": how well waves over the recording are decoded from means and band powers, as the correlation of
-      what is decoded with what is true. No fault in itself; in a block design responses to the class tell time, too;
+      decoded and true waves. Not a fault in itself: in a block design, responses to the class also tell time;
     - "order of labels": accuracy of a ridge regression on the whole trial, against labels that keep their order but
-      have moved along the recording. What these reach as well may be due to time.
+      are shifted along the recording. Whatever these reach may also be due to time.
     """
     recordings = list(_recordings(data, trials, seed))
     found: dict[str, Audit] = {}
@@ -144,7 +144,7 @@ def audits(data: EEGDataset, trials: Tensor, seed: int = 0) -> dict[str, Audit]:
 
 
 def verdict(found: dict[str, Audit]) -> str:
-    """Whether the class is told by what cannot carry it, in words, at `LEVEL` for all of `CONFOUNDS` together."""
+    """In words: whether what cannot carry the class predicts it, at `LEVEL` for all of `CONFOUNDS` together."""
     raised_of = flags(found)
     if not raised_of:
         return "No audit was possible."
@@ -157,7 +157,7 @@ def verdict(found: dict[str, Audit]) -> str:
 
 
 def flags(found: dict[str, Audit]) -> dict[str, bool]:
-    """Which audits of `CONFOUNDS` are raised, at `LEVEL` for all together."""
+    """Which audits of `CONFOUNDS` raise a flag, at `LEVEL` for all together."""
     corrected = holm({name: found[name].p for name in CONFOUNDS if name in found})
     return {name: p <= LEVEL for name, p in corrected.items()}
 
@@ -185,8 +185,8 @@ def _neighbours(place: Tensor) -> Tensor:
 
 
 def _decoder(features: Tensor, folds: Tensor) -> Tensor:
-    """What a ridge regression on features (trial, feature), fitted without a trial's fold, makes of any targets: their
-    weights (trial, other trial). Linear in targets, it is worked out once for all labels."""
+    """Weights (trial, other trial) with which a ridge regression on features (trial, feature), fitted without a trial's
+    fold, predicts any targets. It is linear in the targets, so it is computed once for all labels."""
     features = features.double()
     spread = features.std(0)
     features = (features - features.mean(0)) / torch.where(spread > 0, spread, 1)
@@ -202,7 +202,7 @@ def _decoder(features: Tensor, folds: Tensor) -> Tensor:
 
 
 def _right(decoder: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
-    """How many trials are told rightly, (draw,), under labels (trial,) taken from the places of each draw."""
+    """How many trials are classified correctly, (draw,), with labels (trial,) taken from the indices of each draw."""
     count, classes, right = len(labels), int(labels.max()) + 1, []
     for some in labels[draws].split(max(1, AT_ONCE // (count * classes))):  # (draw, trial)
         targets = functional.one_hot(some, classes).float().permute(1, 0, 2)  # (trial, draw, class)
@@ -212,7 +212,7 @@ def _right(decoder: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
 
 
 def _highest_succession(recordings: list[Recording]) -> Audit:
-    """Of the class that exceeds its own expectation most; classes are counted by subject, as each has its own order."""
+    """For the class that most exceeds its own expectation; counted by subject, as each subject has its own order."""
     excesses = []
     for one in recordings:
         labels, classes = one.labels[one.exchanged], int(one.labels.max()) + 1  # (draw, trial)
@@ -235,7 +235,7 @@ def _place_in_session(data: EEGDataset, trials: Tensor) -> Audit | None:
 
 
 def _time_from_eeg(data: EEGDataset, recordings: list[Recording]) -> Audit:
-    """Correlation of decoded with true waves, averaged over waves, and over subjects by their trials."""
+    """Correlation of decoded with true waves, averaged over waves, then over subjects weighted by trials."""
     total, trials = 0.0, 0
     for one in recordings:
         phase = (one.place - one.place.min() + 0.5) / (one.place.max() - one.place.min() + 1)  # 0 to 1
@@ -263,13 +263,13 @@ def _whole(data: EEGDataset, trials: Tensor) -> Tensor:
 
 
 def _waveform_and_power(signals: Tensor, bins: int) -> Tensor:
-    """Averages in bins, and the logarithm of the power of each channel: (trial, channel, time) -> (trial, feature)."""
+    """Averages in bins, and the log power of each channel: (trial, channel, time) -> (trial, feature)."""
     means = functional.adaptive_avg_pool1d(signals, min(bins, signals.shape[-1]))
     return torch.cat([means.flatten(1), (signals.var(-1, correction=0) + SMALLEST).log()], 1)
 
 
 def _band_powers(data: EEGDataset, trials: Tensor) -> Tensor:
-    """Logarithm of the mean amplitude in the field's bands of each channel: (trial, feature)."""
+    """Log of the mean amplitude in the field's bands for each channel: (trial, feature)."""
     highest = min(100.0, data.sampling_rate / 2)
     amplitudes = amplitude_spectra(data.trials[trials], data.sampling_rate, highest)  # (trial, frequency, channel)
     hertz = frequencies(data.trials.shape[-1], data.sampling_rate, highest_frequency=highest)

@@ -1,7 +1,7 @@
-"""What generation accuracy is made of: the cascade drawn again with one thing that it is given replaced.
+"""What generation accuracy consists of: the cascade drawn again with one of its inputs replaced.
 
-The semantic stage is led by text embeddings, the refinement stage is told a name. A control says whose of each; nothing
-else names it but its line in `CONTROLS`. Noise, trials and settings are those of the cascade, so that all is paired.
+The semantic stage is led by text embeddings; the refinement stage is given a name. A control states whose each is; only
+its line in `CONTROLS` refers to it. Noise, trials and settings are those of the cascade, so everything is paired.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ GENERIC = "a picture"  # the prompt that names nothing
 
 @dataclass(frozen=True)
 class Control:
-    """Whose text embeddings lead the semantic stage, and whose name the refinement stage is told; None: left out."""
+    """Whose text embeddings lead the semantic stage, and whose name the refinement stage gets; None: left out."""
 
     title: str
     embeddings: str | None
@@ -45,14 +45,14 @@ CONTROLS = {
     "another_trial": Control("led by another trial's embedding", "another", "predicted"),
     "noise": Control("noise in place of EEG", "noise", "noise"),
 }
-BLIND = "average_alone"  # what pictures show that are drawn without any EEG
+BLIND = "average_alone"  # what pictures drawn without any EEG show
 
 
 def noise_trials(trials: Tensor, count: int, seed: int) -> Tensor:
     """`count` draws from the Gaussian with the mean and the covariance, over channels and time, of `trials`.
 
-    (trial, channel, time) -> (count, channel, time): sums of all trials with random weights, so that nothing is left of
-    any one of them, while channels, spectra and slow drifts go together as they do in EEG.
+    (trial, channel, time) -> (count, channel, time): sums of all trials with random weights, so that nothing of any
+    single trial is left, while channels, spectra and slow drifts vary together as they do in EEG.
     """
     mean = trials.mean(0)
     weights = torch.randn(count, len(trials), generator=torch.Generator().manual_seed(seed))
@@ -60,7 +60,7 @@ def noise_trials(trials: Tensor, count: int, seed: int) -> Tensor:
 
 
 def other_trials(labels: Tensor) -> Tensor:
-    """For each trial of these classes (trial,) the place of another: half way round, in the order of the classes."""
+    """For each trial of these classes (trial,), the index of another: half way round, in class order."""
     order = labels.argsort(stable=True)
     others = torch.empty_like(order)
     others[order] = order.roll(-(len(order) // 2))
@@ -77,10 +77,10 @@ def draw_controls(
     drawn: Mapping[str, NDArray[np.uint8]],
     folder: Path | None = None,
 ) -> dict[str, NDArray[np.uint8]]:
-    """One picture a trial of each of `CONTROLS`: uint8 (trial, 1, height, width, 3).
+    """One picture per trial for each of `CONTROLS`: uint8 (trial, 1, height, width, 3).
 
-    `embeddings` (trial, tokens, width) and `names` (trial,) are called as in the table; `drawn` holds the "cascade" and
-    its semantic stage, "no_refinement", which are there already. `folder` takes all others as they come.
+    The keys of `embeddings` (trial, tokens, width) and `names` (trial,) are those of the table; `drawn` holds the
+    "cascade" and its semantic stage, "no_refinement", which already exist. All others are saved in `folder` as drawn.
     """
     one, made, started = replace(config, samples=1), dict(drawn), {"predicted": drawn["no_refinement"]}
     for name, control in CONTROLS.items():
@@ -96,13 +96,13 @@ def draw_controls(
 
 
 def control_scores(drawn: Mapping[str, Pictures], shown: Pictures, right: NDArray[np.bool_]) -> dict[str, dict]:
-    """Of each of `CONTROLS`, as the classifier that judges generation accuracy sees its pictures:
+    """Scores of each of `CONTROLS` by the classifier that judges generation accuracy:
 
-    `generation_accuracy`; `by_prediction`, for the trials that the classifier of EEG got "right" (trial,) and "wrong";
-    `minus_cascade`, its accuracy without that of the cascade, on the same trials, mean over all draws of the other
-    classes; `attributes`: the `readout` of each besides the class, with its interval, and `minus_blind`, that without
-    the one of `BLIND`. Both differences have "p" and "p_holm", corrected for all controls, or for all attributes of the
-    same control, of which there are "family".
+    `generation_accuracy`; `by_prediction`, for the trials that the EEG classifier got "right" (trial,) and "wrong";
+    `minus_cascade`, its accuracy minus that of the cascade, on the same trials, mean over all draws of the other
+    classes; `attributes`: the `readout` of each attribute besides the class, with its interval, and `minus_blind`, its
+    value minus that of `BLIND`. Both differences have "p" and "p_holm", corrected for all controls, or for all
+    attributes of the same control, of which there are "family".
     """
     judge, ways, draws = shown.judges.classifier, shown.ways, {"seed": shown.seed, "strata": shown.classes}
     *answers, truth = ask(judge, *drawn.values(), shown)
@@ -137,7 +137,7 @@ def control_scores(drawn: Mapping[str, Pictures], shown: Pictures, right: NDArra
 
 
 def _correct(differences: Mapping[str, dict]) -> None:
-    """Give the differences of a family their "p_holm", and the size of it."""
+    """Add "p_holm" and the family size to the differences of a family."""
     for name, p in holm({name: each["p"] for name, each in differences.items()}).items():
         differences[name] |= {"p_holm": p, "family": len(differences)}
 

@@ -1,4 +1,4 @@
-"""`python -m brainvis check --deep`: everything that was made or fetched, read as a whole against its checksums."""
+"""`python -m brainvis check --deep`: reads in full everything that was made or fetched, checking checksums."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READ_AGAIN = "It is made anew when it is next read."
 
 
 def deep_check(dataset: str, backbone: str) -> tuple[int, list[str]]:
-    """How many runs and files were read, and a sentence for each that is damaged, with what renews it. What snakemake
+    """How many runs and files were read, and a sentence for each damaged one, saying how to renew it. What snakemake
     can make again counts as missing from then on."""
     read_all_again()
     wrong, things = [], list(_things(dataset, backbone))
@@ -41,7 +41,7 @@ def deep_check(dataset: str, backbone: str) -> tuple[int, list[str]]:
 
 
 def _things(dataset: str, backbone: str) -> Iterator[tuple[Path, Callable[[Path], object]]]:
-    """What there is to be read, and how."""
+    """What to read, and how."""
     runs = runs_folder()
     marks = (file for ending in ("results.json", "*.whole") for file in runs.glob(f"*/*/*/*/{ending}"))
     for folder in sorted({file.parent for file in marks}):
@@ -70,7 +70,7 @@ def _run(folder: Path) -> None:
         try:
             results = read_json(folder / "results.json")
             command = Study(**results["study"]).command(results["stage"])
-        except (OSError, BrainvisError, KeyError, TypeError):  # not even what it was of can be read
+        except (OSError, BrainvisError, KeyError, TypeError):  # not even its study can be read
             command = f"snakemake, with the choices of {readable_path(folder.parent.parent.parent)}"
         raise DamagedError(f"{said} Make it again: {command}") from error
 

@@ -1,8 +1,8 @@
-"""How much the trials of a study can show: what is by chance, which are evidence of their own, and how few choose.
+"""How much the trials of a study can show: chance levels, independent evidence, and choices based on too few trials.
 
-A test part in which one class has seven trials of eight is named rightly seven times of eight by somebody who never
-looks at it. Two windows that share samples are one observation. An epoch that is chosen by four trials is chosen by
-chance. All three are said where they matter.
+In a test part where one class has seven of eight trials, always naming that class is right seven times out of eight.
+Two windows that share samples are one observation. An epoch chosen by four trials is chosen by chance. All three are
+stated where they matter.
 """
 
 import numpy as np
@@ -13,24 +13,24 @@ from torch import Tensor
 from brainvis.data.dataset import EEGDataset
 from brainvis.evaluation.bootstrap import p_text, resample_weights
 
-EXCHANGES = 4999  # of labels between test trials
-FEWEST_UNITS = 6  # below that, resampled units cannot tell a p
-FEW = 30  # trials that choose: below that, one of them is worth more than three points
+EXCHANGES = 4999  # permutations of the labels of test trials
+FEWEST_UNITS = 6  # below that, resampling units cannot give a p
+FEW = 30  # validation trials: below that, one trial is worth more than three points
 FEW_OF_A_CLASS = 10  # training trials
 AT_ONCE = 2**24  # exchanged labels held together
 
 
 def most_frequent(labels: Tensor) -> float:
-    """Accuracy by chance: that of always naming the most frequent class among labels (trial,)."""
+    """Chance accuracy: that of always naming the most frequent class among labels (trial,)."""
     return labels.bincount().max().item() / len(labels)
 
 
 def units_of(data: EEGDataset, trials: Tensor | None = None) -> Tensor:
-    """Which trials are one piece of evidence, (trial,): those of a picture, and those whose windows share samples.
+    """Which trials form one piece of evidence, (trial,): those of one picture, and those whose windows share samples.
 
-    A window reaches into the next one where fewer samples were recorded up to the next event than a trial has. A row
-    of such windows is one unit: one event that is cut several times, or a recording without a gap. Below 0: a unit of
-    its own. Of the whole data set, or of some `trials` (indices).
+    A window overlaps the next one if fewer samples were recorded up to the next event than a trial has. A chain of such
+    windows is one unit: one event cut several times, or a recording without a gap. Below 0: a unit of its own. For the
+    whole data set, or for some `trials` (indices).
     """
     place = torch.arange(len(data))
     units = torch.where(data.images < 0, -1, data.images)
@@ -49,18 +49,18 @@ def units_of(data: EEGDataset, trials: Tensor | None = None) -> Tensor:
 
 
 def balanced_accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Mean over the classes that occur among labels (trial,) of how often predictions (trial,) tell each."""
+    """Mean over the classes that occur among labels (trial,) of the share of trials predicted correctly (trial,)."""
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     return float(_weights(labels) @ (predictions == labels))
 
 
 def p_above_chance(predictions: ArrayLike, labels: ArrayLike, groups: ArrayLike | None = None, seed: int = 0) -> dict:
-    """Whether predictions (trial,) know anything of the labels (trial,), by their balanced accuracy; one-sided.
+    """Whether predictions (trial,) carry information on the labels (trial,), by balanced accuracy; one-sided.
 
-    Where every trial is evidence of its own, labels are exchanged between trials: how often do these reach at least as
-    much? Where `groups` (trial,) tie trials together, whole groups are resampled: how often is chance not exceeded?
+    If every trial is independent evidence, labels are permuted between trials: how often do these reach at least as
+    much? If `groups` (trial,) tie trials together, whole groups are resampled: how often is chance not exceeded?
 
-    Returns {"p", "least", "units"}: None for p where there are fewer than `FEWEST_UNITS`; the least p that can be told.
+    Returns {"p", "least", "units"}: p is None with fewer than `FEWEST_UNITS`; least is the smallest possible p.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     groups = np.full(len(labels), -1) if groups is None else np.asarray(groups)
@@ -87,14 +87,14 @@ def p_above_chance(predictions: ArrayLike, labels: ArrayLike, groups: ArrayLike 
 
 
 def evidence_text(found: dict) -> str:
-    """What `p_above_chance` says, in words."""
+    """The result of `p_above_chance`, in words."""
     if found["p"] is None:
         return f"no p: the test trials are only {found['units']} independent pieces of recording"
     return p_text(found["p"], found["least"])
 
 
 def too_few(parts: dict[str, Tensor], labels: Tensor) -> list[str]:
-    """Sentences for whatever is learned from or chosen by too few trials; `parts` are those of a partition, "train" and
+    """Sentences on whatever is trained or chosen with too few trials; `parts` are those of a partition, "train" and
     "validation" (indices into labels)."""
     said = []
     if len(chosen_by := parts["validation"]) < FEW:
@@ -107,7 +107,7 @@ def too_few(parts: dict[str, Tensor], labels: Tensor) -> list[str]:
 
 
 def _weights(labels: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
-    """What a right trial of each of the labels `of` counts in the balanced accuracy of `labels` (trial,)."""
+    """What a correct trial of each of the labels `of` contributes to the balanced accuracy of `labels` (trial,)."""
     counts = np.bincount(labels)
     weights = 1 / np.maximum(counts, 1) / (counts > 0).sum()
     return weights[labels if of is None else of]

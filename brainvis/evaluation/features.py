@@ -1,4 +1,4 @@
-"""Features of EEG that have been read for decades: band powers, responses to flicker, short-time means, covariances."""
+"""Established EEG features: band powers, responses to flicker, short-time means, covariances."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from pyriemann.tangentspace import TangentSpace
 from torch import Tensor
 from torch.nn import functional
 
-HARMONICS = (1, 2)  # of a frequency of stimulation
+HARMONICS = (1, 2)  # of a stimulation frequency
 NEIGHBOURS = 2.0  # hertz around it
 SMALLEST_POWER = 1e-12  # keeps the logarithm finite where a filter left nothing
-BIN = 0.04  # seconds, of a short-time mean
+BIN = 0.04  # seconds per short-time mean
 MOST_FEATURES = 2000  # short-time means: with more channels or longer trials, bins are longer
-HALF_BAND = 0.5  # hertz to either side of a flicker, of the signals whose covariances are taken
-MOST_COMPONENTS = 32  # principal ones, whose covariances are taken where there are more channels
+HALF_BAND = 0.5  # hertz on either side of a flicker frequency, for the covariance signals
+MOST_COMPONENTS = 32  # principal components used for covariances if there are more channels
 
 
 def power_spectrum(trials: Tensor, sampling_rate: float) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def power_spectrum(trials: Tensor, sampling_rate: float) -> tuple[Tensor, Tensor
 
 
 def band_power(trials: Tensor, sampling_rate: float, highest: float | None = None) -> Tensor:
-    """Logarithm of the mean power in bands 1 Hz wide: (b, c, t) -> (b, c * bands).
+    """Log of the mean power in bands 1 Hz wide: (b, c, t) -> (b, c * bands).
 
     Bands are centred on whole frequencies from 1 Hz to `highest` (None: the Nyquist frequency).
     """
@@ -42,8 +42,8 @@ def band_power(trials: Tensor, sampling_rate: float, highest: float | None = Non
 def signal_to_noise(trials: Tensor, sampling_rate: float, frequencies: Sequence[float]) -> Tensor:
     """Steady-state responses: log power at a frequency over that of its neighbours, (b, c, t) -> (b, c * responses).
 
-    `frequencies` of stimulation are in hertz, each with its second harmonic where that is below the Nyquist frequency;
-    ValueError for one that is not itself.
+    Stimulation `frequencies` are in hertz, each with its second harmonic if that is below the Nyquist frequency;
+    ValueError for a frequency that is itself not below it.
     """
     power, hertz = power_spectrum(trials, sampling_rate)
     features = []
@@ -60,7 +60,7 @@ def signal_to_noise(trials: Tensor, sampling_rate: float, frequencies: Sequence[
 
 
 def _harmonics(frequency: float, sampling_rate: float) -> list[float]:
-    """The frequency itself, and those multiples of it that the signal can hold."""
+    """The frequency itself and those of its multiples that the signal can hold."""
     return [frequency * one for one in HARMONICS if one == 1 or frequency * one < sampling_rate / 2]
 
 
@@ -81,7 +81,7 @@ def canonical_correlations(trials: Tensor, sampling_rate: float, frequencies: Se
 
 
 def short_time_means(trials: Tensor, sampling_rate: float) -> Tensor:
-    """Means of each channel over bins of 40 ms, (b, c, t) -> (b, c * bins); over longer ones where there would be more
+    """Means of each channel over bins of 40 ms, (b, c, t) -> (b, c * bins); over longer bins if there would be more
     than `MOST_FEATURES`."""
     channels, samples = trials.shape[1:]
     bins = min(round(samples / sampling_rate / BIN), MOST_FEATURES // channels, samples)
@@ -91,10 +91,10 @@ def short_time_means(trials: Tensor, sampling_rate: float) -> Tensor:
 def tangent_vectors(trials: Tensor, train: Tensor, sampling_rate: float, frequencies: Sequence[float] = ()) -> Tensor:
     """Covariances of channels in the space tangent to their mean over training trials: (b, c, t) -> (b, c (c + 1) / 2).
 
-    With `frequencies` of flicker (hertz) the signals in a narrow band around each stand in for the channels, so that
-    covariances hold the power of each (Congedo et al. 2013). Of more than `MOST_COMPONENTS` channels, so many principal
-    components of the training trials are taken. Ledoit-Wolf shrinkage, Riemannian mean: Barachant et al. 2012, IEEE
-    Trans. Biomed. Eng. 59, 920-928.
+    With `frequencies` of flicker (hertz), the signals in a narrow band around each replace the channels, so that
+    covariances contain the power of each (Congedo et al. 2013). With more than `MOST_COMPONENTS` channels, that many
+    principal components of the training trials are used. Ledoit-Wolf shrinkage, Riemannian mean: Barachant et al. 2012,
+    IEEE Trans. Biomed. Eng. 59, 920-928.
     """
     if frequencies:
         coefficients, hertz = torch.fft.rfft(trials), torch.fft.rfftfreq(trials.shape[-1], 1 / sampling_rate)

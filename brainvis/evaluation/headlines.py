@@ -1,4 +1,4 @@
-"""What a study says in four rows, for the README and for the end of `make reproduce`: every word from its numbers."""
+"""A study's results in four rows, for the README and the end of `make reproduce`: all text is derived from numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START, END = "<!-- results -->", "<!-- /results -->"  # in the README
 
 @dataclass(frozen=True)
 class Headline:
-    """One row: what was asked, the answer for each subject, what it means, and the notebook that tells more."""
+    """One row: the question, the answer for each subject, what it means, and the notebook with details."""
 
     asked: str
     answers: dict[int, str]
@@ -30,10 +30,10 @@ class Headline:
 
 
 def headlines(means: pd.DataFrame, differences: pd.DataFrame, generation: Sequence[Product]) -> list[Headline]:
-    """The rows that there are numbers for.
+    """The rows that have numbers.
 
-    `means` as `seeds.mean_over_seeds`, `differences` as `comparisons.ablation_differences` give them; `generation`: the
-    runs of notebook 06 with the whole method, one a subject.
+    `means` as returned by `seeds.mean_over_seeds`, `differences` as returned by `comparisons.ablation_differences`;
+    `generation`: the runs of notebook 06 with the whole method, one per subject.
     """
     runs = {run.results["study"]["subject"]: run for run in generation}
     rows = [_classification(means), _generation(means, runs), _pretraining(differences), _besides(runs)]
@@ -98,7 +98,7 @@ def _pretraining(differences: pd.DataFrame) -> Headline | None:
 
 
 def _besides(runs: dict[int, Product]) -> Headline | None:
-    """What only the semantic stage can know: attributes of the picture that its class does not tell."""
+    """What only the semantic stage can know: attributes of the picture that do not follow from its class."""
     answers, compared = {}, set()
     for subject, run in runs.items():
         parts = run.metrics.get("controls", {}).get("no_refinement", {}).get("attributes", {})
@@ -116,7 +116,7 @@ def _besides(runs: dict[int, Product]) -> Headline | None:
 
 
 def as_markdown(rows: Sequence[Headline], pages: str = "docs/notebooks") -> str:
-    """A table; each row leads to its notebook, rendered in the folder `pages`."""
+    """A table; each row links to its notebook, rendered in the folder `pages`."""
     subjects = sorted({subject for row in rows for subject in row.answers})
     heads = ["", *(f"subject {subject}" for subject in subjects), "what it means", "notebook"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]

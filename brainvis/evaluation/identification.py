@@ -1,7 +1,7 @@
-"""Two-way identification: is a generated picture more like the one that was shown than like that of another trial?
+"""Two-way identification: is a generated picture more like the picture shown than like that of another trial?
 
-As the papers on THINGS report it, after MindEye: pictures are compared by the Pearson correlation of a network's
-features. Every pair of trials is asked, none is drawn.
+As in the papers on THINGS, after MindEye: pictures are compared by the Pearson correlation of a network's features. All
+pairs of trials are compared, without sampling.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from brainvis.evaluation.bootstrap import mean_interval
 from brainvis.evaluation.judges import Judge
 
 MEMORY = 2**30  # bytes that the features of shown pictures may take at a time
-TIE = 1e-6  # correlations that are closer are equal: networks compute in single precision
+TIE = 1e-6  # correlations closer than this are equal: networks compute in single precision
 
 
 def identification(
@@ -26,11 +26,11 @@ def identification(
     groups: ArrayLike | None = None,
     strata: ArrayLike | None = None,
 ) -> dict:
-    """The share of other trials that a picture beats by a judge's features, averaged over samples, then trials.
+    """The share of other trials that a picture beats by a judge's features, averaged over samples, then over trials.
 
-    Pictures are uint8, generated (trial, sample, height, width, 3) and shown (trial, height, width, 3), two trials at
-    least; `features` theirs, (trial x sample, ...) and (trial, ...), if the judge has looked already; groups and strata
-    (trial,) as in `bootstrap.resample_weights`. Returns
+    Pictures are uint8, generated (trial, sample, height, width, 3) and shown (trial, height, width, 3), at least two
+    trials; `features` are theirs, (trial x sample, ...) and (trial, ...), if the judge has already looked; groups and
+    strata (trial,) as in `bootstrap.resample_weights`. Returns
     {"value", "low", "high", "chance", "trials", "samples", "features", "network", "weights"}.
     """
     trials, samples = generated.shape[:2]
@@ -44,7 +44,7 @@ def identification(
 
 
 def two_way(similarity: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of other trials' pictures that are less like a generated one than its own, (trial, sample); a tie is half.
+    """Share of other trials' pictures less like a generated one than its own, (trial, sample); a tie counts half.
 
     `similarity` is (trial, sample, trial): generated picture against picture shown.
     """
@@ -52,14 +52,14 @@ def two_way(similarity: NDArray[np.float64]) -> NDArray[np.float64]:
     own = similarity[np.arange(trials), :, np.arange(trials)]  # (trial, sample)
     ahead = own[..., None] - similarity  # (trial, sample, trial)
     beaten = np.where(np.abs(ahead) <= TIE, 0.5, ahead > 0)
-    return (beaten.sum(2) - 0.5) / (trials - 1)  # without itself, which is a tie
+    return (beaten.sum(2) - 0.5) / (trials - 1)  # excluding itself, which is a tie
 
 
 def correlations(judge: Judge, generated: NDArray[np.uint8], shown: NDArray[np.uint8]) -> tuple[NDArray, int]:
     """Pearson correlation of features, (trial, sample, trial), and the number of features.
 
-    AlexNet's second layer has 184,512 features, 1.5 MB a picture: those of shown pictures are held in blocks of at
-    most `MEMORY` bytes (727 pictures), and generated pictures are looked at again for each block.
+    AlexNet's second layer has 184,512 features, 1.5 MB per picture: those of shown pictures are held in blocks of at
+    most `MEMORY` bytes (727 pictures), and generated pictures are processed again for each block.
     """
     see, (trials, samples) = judge.load(), generated.shape[:2]
     width = _standardised(see(shown[:1])["features"]).shape[1]
@@ -77,7 +77,7 @@ def correlations(judge: Judge, generated: NDArray[np.uint8], shown: NDArray[np.u
 
 
 def _standardised(features: Tensor) -> Tensor:
-    """Features (n, ...) without their mean and of unit length, (n, feature) float64; nothing where all are equal."""
+    """Features (n, ...), centred and of unit length, (n, feature) float64; zeros if all are equal."""
     values = features.flatten(1).double()
     values = values - values.mean(1, keepdim=True)
     length = values.norm(dim=1, keepdim=True)

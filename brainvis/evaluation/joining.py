@@ -1,4 +1,4 @@
-"""What classifiers know together without being trained together, and whether joint training is better than that."""
+"""What classifiers know together without joint training, and whether joint training is better."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -17,15 +17,15 @@ JOINT, LATE = "joint training", "late fusion"
 
 
 def late_fusion(logits: Iterable[Tensor]) -> Tensor:
-    """Sum of the log-probabilities of several classifiers, each (trial, class): that of one is its own opinion."""
+    """Sum of the log-probabilities of several classifiers, each (trial, class): for one, its own opinion."""
     return torch.stack([of_one.log_softmax(1) for of_one in logits]).sum(0)
 
 
 def perfect_referee(logits: Iterable[Tensor], labels: Tensor) -> Tensor:
-    """Class scores (trial, class) of the classifier that ranks the right class (trial,) highest, in each trial.
+    """Class scores (trial, class) of the classifier that ranks the right class (trial,) highest, for each trial.
 
-    A referee who is told the answer and picks whom to believe is right wherever anybody is: a ceiling for whatever
-    chooses between the classifiers, though not for their sum, in which two wrong opinions may make a right one.
+    A referee who knows the answer and picks whom to believe is right whenever any classifier is: a ceiling for any
+    choice between the classifiers, though not for their sum, in which two wrong opinions may make a right one.
     """
     opinions = torch.stack(list(logits))  # (classifier, trial, class)
     own = opinions.gather(2, labels.expand(len(opinions), -1)[..., None])  # of the right class
@@ -36,8 +36,8 @@ def perfect_referee(logits: Iterable[Tensor], labels: Tensor) -> Tensor:
 def rivals(model: FusedEncoder, branches: Mapping[str, Encoder]) -> dict[str, FusedEncoder]:
     """What joint training has to beat, as fused encoders like `model`: late fusion, and each branch alone.
 
-    All have the branches' weights; a branch alone has zeros in the classifier for all others, so that class scores are
-    its own. None where a branch has no classifier.
+    All have the branches' weights; for a branch alone, the classifier is zero for all others, so that class scores are
+    its own. Empty if a branch has no classifier.
     """
     if any(branch.classifier is None for branch in branches.values()):
         return {}
@@ -55,11 +55,11 @@ def rivals(model: FusedEncoder, branches: Mapping[str, Encoder]) -> dict[str, Fu
 def left_out(
     model: FusedEncoder, objective: ClassificationObjective, data: EEGDataset, partition: Partition, seed: int
 ) -> Tensor:
-    """Class scores (validation trial, class) of joint training from `model` as it begins: each validation trial is left
-    out once, in `FOLDS` folds, and learning goes on from training and the other validation trials to the last epoch.
+    """Class scores (validation trial, class) of joint training that starts from `model`: each validation trial is left
+    out once, in `FOLDS` folds, and training continues on the training and other validation trials to the last epoch.
 
-    Validation trials are those that no branch has learned from, so that nothing else can tell what training adds; and
-    with no epoch to choose, few of them are enough to be asked.
+    Validation trials are those that no branch was trained on, so only they can show what joint training adds; and with
+    no epoch to choose, a few of them are enough.
     """
     own = partition.validation
     logits = torch.zeros(len(own), len(data.class_names))
@@ -80,9 +80,9 @@ def with_all_subjects(
     data: EEGDataset,
     partition: Partition,
 ) -> dict[str, float]:
-    """What to choose by where a subject has few validation trials: the rivals' score on those of all subjects, whose
-    branches they are; and of joint training that of the best rival, and what it gains over that one on this subject's
-    own, `joint` being the class scores of `left_out`."""
+    """Values to choose by if a subject has few validation trials: for the rivals, their score on those of all subjects,
+    whose branches they are; for joint training, the score of the best rival plus its gain over that rival on this
+    subject's own, `joint` being the class scores of `left_out`."""
     shown = everybody.partition(partition.protocol).validation
     values = {
         name: objective.score(predict(model, everybody.view(shown)), everybody.labels[shown])
@@ -94,7 +94,7 @@ def with_all_subjects(
 
 
 def better_one(values: Mapping[str, float]) -> str:
-    """Joint training where it is better than each of its rivals, else the best of these, late fusion first."""
+    """Joint training if it is better than each of its rivals, else the best rival, late fusion first."""
     others = [name for name in values if name != JOINT]
     rival = max(others, key=lambda name: (values[name], name == LATE), default=JOINT)
     return JOINT if values.get(JOINT, 0.0) > values.get(rival, -1.0) else rival

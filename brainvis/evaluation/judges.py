@@ -1,7 +1,7 @@
-"""The networks that judge pictures: a generator's own where it comes with them, else the published ones.
+"""The networks that judge pictures: a generator's own if it comes with them, else the published ones.
 
-Each published network is read when it is asked and freed when it has answered, so that never more than one is in
-memory: at most the 2.5 GB of ViT-H/14 in single precision (half of that on a GPU) and a batch of four pictures.
+Each published network is loaded when used and freed afterwards, so that at most one is in memory: no more than the
+2.5 GB of ViT-H/14 in single precision (half of that on a GPU) and a batch of four pictures.
 """
 
 import io
@@ -32,10 +32,10 @@ from brainvis.generation.pictures import as_tensor
 from brainvis.generation.weights import WEIGHTS, MissingWeights, WeightsError, obtain_weights, weights_fingerprint
 from brainvis.training import choose_device
 
-# From pictures, uint8 (n, height, width, 3), to what a network says of each: "features" (n, ...) and, of a classifier,
-# the logits of "class" and of whatever else it tells apart, (n, levels); float32 on the CPU.
+# From pictures, uint8 (n, height, width, 3), to a network's answer for each: "features" (n, ...) and, of a classifier,
+# the logits of "class" and of whatever else it distinguishes, (n, levels); float32 on the CPU.
 Look = Callable[[NDArray[np.uint8]], dict[str, Tensor]]
-State = dict[str, Tensor]  # the tensors of a file
+State = dict[str, Tensor]  # the tensors in a file
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,27 @@ class Judge:
     load: Callable[[], Look]
     fingerprint: Callable[[], str]  # of its weights: 16 hexadecimal digits
     class_names: tuple[str, ...] = ()
-    wordnet: Mapping[str, int] = field(default_factory=dict)  # WordNet id -> class, as far as they are known
+    wordnet: Mapping[str, int] = field(default_factory=dict)  # WordNet id -> class, as far as known
     batch_size: int = 128
-    key: str = ""  # in `WEIGHTS`, if it is one of them
+    key: str = ""  # in `WEIGHTS`, if listed there
 
     def look(self, *sets: NDArray[np.uint8]) -> list[dict[str, Tensor]]:
-        """What it says of each picture of sets (n, height, width, 3); loaded once for all of them."""
+        """Its answers for each picture of sets (n, height, width, 3); loaded once for all of them."""
         see = self.load()
         said = [list(self.batches(see, images)) for images in sets]
         return [{name: torch.cat([batch[name] for batch in batches]) for name in batches[0]} for batches in said]
 
     def batches(self, see: Look, images: NDArray[np.uint8]) -> Iterator[dict[str, Tensor]]:
-        """What it says, a batch at a time."""
+        """Its answers, one batch at a time."""
         with tqdm(total=len(images), desc=self.name, unit="image", delay=2) as bar:
             for start in range(0, len(images), self.batch_size):
-                # Contiguous, as the last digits of convolutions depend on the layout of the memory.
+                # Contiguous, as the last digits of convolutions depend on the memory layout.
                 batch = np.ascontiguousarray(images[start : start + self.batch_size])
                 yield see(batch)
                 bar.update(len(batch))
 
     def vocabulary(self, data: EEGDataset) -> tuple[str, ...]:
-        """Names of its classes: its own, but the data set's where both have a class, by the WordNet id of its pictures.
+        """Names of its classes: its own, or the data set's if both have a class, matched by WordNet id.
 
         What torchvision calls "sorrel" is called "sorrel horse" in EEGCVPR40.
         """
@@ -79,12 +79,12 @@ class Judge:
 
     @property
     def origin(self) -> dict[str, str]:
-        """What a result says of the network that it comes from."""
+        """What a result records about the network that it comes from."""
         return {"network": self.name, "weights": self.fingerprint()}
 
     @property
     def note(self) -> str:
-        """A sentence if its weights are not the published ones, else ""."""
+        """A sentence if its weights are not the published ones, else an empty string."""
         if not self.key or self.fingerprint().startswith(WEIGHTS[self.key].sha256):
             return ""
         known, foreign = WEIGHTS[self.key], "are not the published ones: their sha256 begins with"
@@ -93,20 +93,20 @@ class Judge:
 
 @dataclass(frozen=True)
 class Judges:
-    """Who judges the pictures of a generator; None where nobody can."""
+    """The judges of a generator's pictures; None if there is no such judge."""
 
     classifier: Judge | None = None  # generation accuracy, and the attributes it knows
     inception: Judge | None = None  # Inception Score, FID: features and logits of "class"
     clip: Judge | None = None  # CLIP similarity: features of unit length
     identification: Mapping[str, Judge] = field(default_factory=dict)  # two-way identification, by name of the features
-    missing: tuple[str, ...] = ()  # what is left out for want of a network, and what to do
+    missing: tuple[str, ...] = ()  # what is left out because a network is missing, and what to do
 
     def ways(self, wanted: int = 50) -> int:
-        """Classes that can compete for generation accuracy: `wanted`, or as many as the classifier knows."""
+        """Number of classes that compete for generation accuracy: `wanted`, or as many as the classifier knows."""
         return min(wanted, len(self.classifier.class_names)) if self.classifier else wanted
 
     def table(self) -> list[dict[str, str]]:
-        """Who judges what, one row a measure."""
+        """Which judge measures what, one row per measure."""
         asked = {"generation accuracy": self.classifier, "Inception Score, FID": self.inception}
         asked |= {"CLIP similarity": self.clip}
         asked |= {f"two-way identification by {name}": judge for name, judge in self.identification.items()}
@@ -119,12 +119,12 @@ class Judges:
 
 
 def judges_of(generator: Generator, device: torch.device | None = None) -> Judges:
-    """Who judges the pictures of a generator: its own classifier and CLIP pair, else the published networks.
+    """The judges of a generator's pictures: its own classifier and CLIP pair, else the published networks.
 
-    Files of published networks are found, downloaded if need be, and opened, so that what is missing is known before a
-    picture is made. WeightsError: a file that is there but cannot be read.
+    Files of published networks are found, downloaded if necessary, and opened, so that missing ones are known before
+    any picture is made. WeightsError: a file exists but cannot be read.
     """
-    missing: dict[str, str] = {}  # by file: AlexNet is asked for twice
+    missing: dict[str, str] = {}  # by file: AlexNet is requested twice
 
     def published(name: str) -> Judge | None:
         try:
@@ -167,10 +167,10 @@ def own_clip(generator: Generator) -> Judge:
 
 
 def published_judge(name: str, device: torch.device | None = None) -> Judge:
-    """One of `NETWORKS`, its file found and opened; MissingWeights: it is nowhere; WeightsError: it cannot be read."""
+    """One of `NETWORKS`, its file found and opened; MissingWeights: not found; WeightsError: it cannot be read."""
     network = NETWORKS[name]
     file, wordnet = obtain_weights(network.key), IMAGENET_INDICES if network.class_names else {}
-    network.read(file)  # in vain, but for its errors: weights are mapped, not read
+    network.read(file)  # only for its errors: weights are mapped, not read
     title = WEIGHTS[network.key].name + (f", {network.layer}" if network.layer else "")
     load, fingerprint = partial(network.open, file, choose_device(device)), partial(weights_fingerprint, file)
     return Judge(title, load, fingerprint, tuple(network.class_names), wordnet, network.batch_size, network.key)
@@ -178,17 +178,17 @@ def published_judge(name: str, device: torch.device | None = None) -> Judge:
 
 @dataclass(frozen=True)
 class Network:
-    """How a published network is read and asked."""
+    """How to load a published network and get its answers."""
 
     key: str  # in `WEIGHTS`
     build: Callable[[State], nn.Module]  # from its file's tensors, on the CPU
-    # Of one picture: the library's own, through PIL, as whoever follows its manual would; None: the network's own.
+    # For one picture: the library's own, through PIL, as its manual says; None: the network's own.
     transform: Callable[[Image.Image], Tensor] | None
     answer: Callable[[nn.Module, Tensor], dict[str, Tensor]] = lambda network, batch: {"features": network(batch)}
-    layer: str = ""  # that is read, where it is not the last
+    layer: str = ""  # the layer read, if not the last
     batch_size: int = 32
-    half: bool = False  # whether half precision will do on a GPU
-    class_names: Sequence[str] = ()  # ImageNet's, of a classifier
+    half: bool = False  # whether half precision is enough on a GPU
+    class_names: Sequence[str] = ()  # ImageNet's, for a classifier
 
     def prepare(self, images: NDArray[np.uint8]) -> Tensor:
         """Pictures (n, height, width, 3) as the network takes them, (n, 3, height, width)."""
@@ -197,11 +197,11 @@ class Network:
         return rearrange(torch.as_tensor(images), "n h w c -> n c h w")
 
     def read(self, file: Path) -> nn.Module:
-        """The network, frozen, with a file's weights mapped into memory; WeightsError: they are not this network's."""
+        """The network, frozen, with a file's weights mapped into memory; WeightsError: they do not fit this network."""
         try:
             state = load_safetensors(file) if file.suffix == ".safetensors" else load_tensors(file, old=True)
             return self.build(state).eval().requires_grad_(False)
-        except Exception as error:  # whatever the libraries raise for a file that is cut short or foreign
+        except Exception as error:  # whatever the libraries raise for a truncated or foreign file
             reason, weights = shorten(str(error) or repr(error), 300, placeholder=" ..."), WEIGHTS[self.key]
             size = file.stat().st_size if file.is_file() else 0
             raise WeightsError(
@@ -211,10 +211,10 @@ class Network:
             ) from error
 
     def open(self, file: Path, device: torch.device) -> Look:
-        """The network on its device, ready to look at pictures; freed with what is returned."""
+        """The network on its device, ready to look at pictures; freed together with the returned function."""
         dtype = torch.float16 if self.half and device.type == "cuda" else torch.float32
         network = self.read(file).to(device, dtype)
-        if hasattr(network, "heads"):  # half precision would make ties among a thousand classes
+        if hasattr(network, "heads"):  # half precision would cause ties among a thousand classes
             network.heads.float().register_forward_pre_hook(lambda _, given: (given[0].float(),))
 
         def look(images: NDArray[np.uint8]) -> dict[str, Tensor]:
@@ -227,7 +227,7 @@ class Network:
 
 
 def _filled(new: Callable[[], nn.Module], state: State) -> nn.Module:
-    """A network without memory of its own that takes over the tensors of a file."""
+    """A network without memory of its own that takes over the tensors from a file."""
     with torch.device("meta"):
         network = new()
     network.load_state_dict(state, assign=True)
@@ -247,14 +247,14 @@ def _alexnet(layers: int, state: State) -> nn.Module:
 
 
 def _inception_v3(state: State) -> nn.Module:
-    # These weights want pictures from -1 to 1, to which `transform_input` turns them.
+    # These weights expect pictures from -1 to 1; `transform_input` converts them.
     network = _filled(lambda: models.inception_v3(transform_input=True, init_weights=False), state)
-    network.fc = nn.Identity()  # what is left are the 2048 pooled features
+    network.fc = nn.Identity()  # leaves the 2048 pooled features
     return network
 
 
 def _inception_fid(state: State) -> nn.Module:
-    copy = io.BytesIO()  # torchmetrics unpickles whatever it is given: here, tensors that were read as nothing else
+    copy = io.BytesIO()  # torchmetrics unpickles what it is given: here, only tensors, read as such
     torch.save(state, copy)
     copy.seek(0)
     return NoTrainInceptionV3("inception-v3-compat", ["2048"], copy)
@@ -275,8 +275,8 @@ def _answer_clip(network: nn.Module, batch: Tensor) -> dict[str, Tensor]:
 
 
 VIT = models.ViT_H_14_Weights.IMAGENET1K_SWAG_E2E_V1
-# Two-way identification looks at whole pictures, as its papers do (MindEye, and those on THINGS after it): they resize
-# as torchvision does, and cut nothing off. AlexNet is read at the ReLUs after its second and fifth convolution.
+# Two-way identification uses whole pictures, as in the papers (MindEye, and those on THINGS after it): they resize as
+# torchvision does, without cropping. AlexNet is read at the ReLUs after its second and fifth convolutions.
 WHOLE_256 = models.AlexNet_Weights.IMAGENET1K_V1.transforms(crop_size=256)
 WHOLE_342 = models.Inception_V3_Weights.IMAGENET1K_V1.transforms(crop_size=342)
 CLIP_224 = open_clip.image_transform(224, is_train=False)  # with OpenAI's mean and deviation

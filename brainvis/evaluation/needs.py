@@ -1,6 +1,6 @@
-"""What a study needs from outside: each data file and each weight, found or missing, and where it comes from.
+"""What a study needs from outside: each data file and weight, found or missing, and its source.
 
-Nothing is fetched, and nothing is read that takes time: this answers in a second, unless the data are to be opened.
+Nothing is fetched or read that takes time: this takes a second, unless the data are to be opened.
 """
 
 import re
@@ -23,7 +23,7 @@ from brainvis.generation.captioners import CAPTIONER, CAPTIONERS, find_captioner
 from brainvis.generation.weights import STABLE_DIFFUSION
 from brainvis.graph import load_extensions
 
-# How much the chosen run needs an item: "needed", it cannot start without; "useful", some of it is left out; "-".
+# How much the chosen run needs an item: "needed", it cannot start without it; "useful", parts are left out; "-".
 TITLES = {
     "needed": "Needed by this run",
     "useful": "Useful to this run: without it something is left out, and said",
@@ -31,46 +31,46 @@ TITLES = {
 }
 EVERY, PICTURES = "01-08", "05-08"  # notebooks
 PERCEIVELAB = "github.com/perceivelab/eeg_visual_classification"
-WORDNET = re.compile(r"n\d{8}$")  # a class of ImageNet
+WORDNET = re.compile(r"n\d{8}$")  # an ImageNet class
 HUB_CACHE = "the cache of huggingface_hub"
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that a study needs or can make use of."""
+    """One thing that a study needs or can use."""
 
     what: str
     found: Path | None
-    size: str  # of what is there, else of what is to be fetched
+    size: str  # of what was found, else of what is to be fetched
     looked_in: str
     source: str  # where it comes from
-    notebooks: str  # that need it
+    notebooks: str  # the ones that need it
     need: str  # by the chosen run: one of `TITLES`
     wrong: str = ""  # why what was found cannot be used
 
     @property
     def state(self) -> str:
-        """In one word; in capitals where the chosen run cannot start."""
+        """The state in one word; in capitals if the chosen run cannot start."""
         word = "wrong" if self.wrong else "found" if self.found else "missing"
         return word.upper() if self.need == "needed" and word != "found" else word
 
     @property
     def place(self) -> str:
-        """Where it is, or what is wrong with it, or where it was looked for."""
+        """Where it is, what is wrong with it, or where it was looked for."""
         return self.wrong or (readable_path(self.found) if self.found else self.looked_in)
 
 
 def check(dataset: str = "phantom", backbone: str = "phantom", opened: bool = False) -> list[Item]:
-    """Every data file and weight, those that this data set and backbone need first; DatasetError: no such data set.
-    With `opened`, data that seem to be there are opened as a run opens them, which tells what is wrong inside: for the
-    first time that takes as long as to read them."""
+    """Every data file and weight, those needed by this data set and backbone first; DatasetError: no such data set.
+    With `opened`, data that seem to be present are opened as a run opens them, which reveals problems inside: the first
+    time, this takes as long as reading them."""
     load_extensions()
     if dataset not in DATASETS:
         raise DatasetError(f"Unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}.")
     items, wrong = _items(dataset, backbone), ""
     if opened and dataset != "phantom" and all(item.state == "found" for item in _first(items)):
         _, wrong = _tried(lambda: load_dataset(dataset).checked_for("clean"))
-        items = _items(dataset, backbone)  # what was read meanwhile says more
+        items = _items(dataset, backbone)  # reading them has added information
     if wrong:
         place = items.index(_first(items)[0])
         items[place] = replace(items[place], wrong=wrong)
@@ -78,7 +78,7 @@ def check(dataset: str = "phantom", backbone: str = "phantom", opened: bool = Fa
 
 
 def _first(items: list[Item]) -> list[Item]:
-    """What the chosen run needs of its data."""
+    """The data items that the chosen run needs."""
     return [item for item in items if item.need == "needed" and not item.what.startswith("backbone")]
 
 
@@ -94,7 +94,7 @@ def _items(dataset: str, backbone: str) -> list[Item]:
 
 
 def command(dataset: str, backbone: str) -> str:
-    """What starts the study of all subjects of a data set that can be opened."""
+    """The command that starts the study of all subjects of a data set that can be opened."""
     chosen = {name: value for name, value in (("dataset", dataset), ("backbone", backbone)) if value != "phantom"}
     words = [f"{name}={value}" for name, value in chosen.items()]
     words += ["preset=paper"] if chosen and dataset != "recordings" else []
@@ -105,7 +105,7 @@ def command(dataset: str, backbone: str) -> str:
 
 
 def can_start(items: Sequence[Item]) -> bool:
-    """Whether everything is there that the chosen run cannot do without."""
+    """Whether everything that the chosen run cannot do without is present."""
     return all(item.state == "found" for item in items if item.need == "needed")
 
 
@@ -119,7 +119,7 @@ def rows(items: Sequence[Item]) -> list[dict[str, str]]:
 
 
 def as_text(items: Sequence[Item]) -> str:
-    """The table for a terminal: an item, where it is or belongs, and whence it comes if it is not there."""
+    """The table for a terminal: each item, where it is or belongs, and its source if it is missing."""
     lines = [f"{'state':<9}{'what, and where it is or is looked for':<66}{'size':>8}   notebooks"]
     for need, group in groupby(items, lambda item: item.need):
         lines += ["", TITLES[need], "-" * len(TITLES[need])]
@@ -130,13 +130,13 @@ def as_text(items: Sequence[Item]) -> str:
 
 
 def _file(what: str, file: Path, size: str, *rest: str) -> Item:
-    """A file; `rest` is what an item ends with, from its source on."""
+    """An item for a file; `rest` holds the remaining fields of the item, from its source on."""
     found, size = (file, readable_size(file.stat().st_size)) if file.is_file() else (None, size)
     return Item(what, found, size, readable_path(file), *rest)
 
 
 def _tried(function: Callable, *arguments) -> tuple[Any, str]:
-    """What a function returns, or else why it cannot."""
+    """The return value of a function, or else why it failed."""
     try:
         return function(*arguments), ""
     except BrainvisError as error:
@@ -144,7 +144,7 @@ def _tried(function: Callable, *arguments) -> tuple[Any, str]:
 
 
 def _dataset(name: str, folder: Path) -> Iterator[Item]:
-    """The phantom, or a data set that somebody put into the table; what it needs if it is the chosen one, as below."""
+    """The phantom, or a data set that a user added to the table; what it needs if it is the chosen one, as below."""
     what, made = "phantom: simulated EEG and pictures", "made when first asked for"
     if name != "phantom":
         _, wrong = _tried(DATASETS[name].fingerprint, folder, Configuration())
@@ -186,7 +186,7 @@ def _eegcvpr40(folder: Path) -> Iterator[Item]:
     wrong = f"{len(lacking)} of {len(shown)} pictures have no caption in it" if captions.is_file() and lacking else ""
     source, need = "python -m brainvis caption --dataset eegcvpr40", "needed" if found else "useful"
     yield _file("EEGCVPR40: captions", captions, "0.2 MB", source, PICTURES, need, wrong)
-    need = "useful" if wrong or not captions.is_file() else "-"  # only to make the captions
+    need = "useful" if wrong or not captions.is_file() else "-"  # only for making the captions
     source = f'the hub, fetched by that command, or by: hf download {CAPTIONER} --exclude "*.bin" --exclude "*.h5"'
     size = readable_size(CAPTIONERS[CAPTIONER])
     yield Item(f"captioner: {CAPTIONER}", find_captioner(CAPTIONER), size, HUB_CACHE, source, "before 05", need)
@@ -211,7 +211,7 @@ def _recordings(folder: Path) -> Iterator[Item]:
 
 
 def _backbones(chosen: str, drawn: bool) -> Iterator[Item]:
-    """The text-to-image models, and the published networks that judge the pictures of one without its own judge."""
+    """The text-to-image models, and the published networks that judge pictures of a backbone without its own judge."""
     judged = False
     for name in dict.fromkeys((chosen, *GENERATORS)):
         title, size, looked_in, source = name, "-", "", "this repository" if name == "phantom" else ""
@@ -220,7 +220,7 @@ def _backbones(chosen: str, drawn: bool) -> Iterator[Item]:
             title, size = STABLE_DIFFUSION.title, readable_size(STABLE_DIFFUSION.size)
             looked_in = f"{readable_path(STABLE_DIFFUSION.places[0])}, or {HUB_CACHE}"
             source = f"the hub, by itself when it is asked for, or by: {STABLE_DIFFUSION.command}"
-        elif name in GENERATORS and name != "phantom":  # somebody put it into the table
+        elif name in GENERATORS and name != "phantom":  # a user added it to the table
             place, wrong = Path("brainvis.generation.GENERATORS"), ""
         if place and place.exists():
             size = readable_size(sum(file.stat().st_size for file in (place, *place.rglob("*")) if file.is_file()))

@@ -1,6 +1,6 @@
 """Pages that anyone can open: every executed notebook as HTML or Markdown, and an index of the runs.
 
-nbconvert renders the notebooks. A page is one file: pictures are in it, formulas are MathML, and nothing is fetched.
+nbconvert renders the notebooks. Each page is one file: pictures are embedded, formulas are MathML, nothing is fetched.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from brainvis.graph import NOTEBOOKS, SUMMARIES, notebook_of
 from brainvis.study import Product, Study
 from brainvis.study.product import read_product
 
-COLOURS = 256  # of a picture in a page: a third of the size, and nobody sees it
-TAGS = {"remove_input_tags": {"plumbing"}}  # imports, keeping results: what they show stays
+COLOURS = 256  # of a picture in a page: a third of the size, without a visible difference
+TAGS = {"remove_input_tags": {"plumbing"}}  # imports, saving results: their output stays
 OPTIONS = {"exclude_input_prompt": True, "exclude_output_prompt": True}
 PRIORITY = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets
 # Columns of the index: the first of these scores that a run has.
@@ -39,12 +39,12 @@ COLUMNS = {
     "GA": ("refined.generation_accuracy", "semantic.generation_accuracy"),
     "FID": ("refined.fid", "semantic.fid"),
 }
-REPORT = "report/report.html"  # Snakemake's, as `make share` puts it beside the index
+REPORT = "report/report.html"  # Snakemake's, which `make share` puts next to the index
 THUMBNAILS, SIDE = 3, 48  # of a run of notebook 06; pixels
 
 
 class Page(HTMLExporter):
-    """nbconvert's HTML, with formulas as MathML, which browsers draw by themselves."""
+    """nbconvert's HTML, with formulas as MathML, which browsers render themselves."""
 
     class Renderer(IPythonRenderer):
         """Markdown with formulas."""
@@ -68,7 +68,7 @@ class Page(HTMLExporter):
 
 
 def write_pages(folder: Path) -> int:
-    """Write every run's executed notebook into `folder`/pages, and index.html above it; returns how many there are."""
+    """Write every run's executed notebook into `folder`/pages, and index.html above it; returns their number."""
     products = sorted(gather_all(), key=_place)
     names = {page_name(product) for product in products}
     rows = []
@@ -83,7 +83,7 @@ def write_pages(folder: Path) -> int:
 
 
 def write_markdown(study: Study, folder: Path) -> list[str]:
-    """The notebooks of one study as Markdown, which repositories show, with their pictures; returns the files."""
+    """Write the notebooks of one study, with their pictures, as Markdown for repositories; returns the files."""
     written = []
     for stage in [*study.stages, *SUMMARIES]:
         notebook = cleaned(executed_notebook(study.load(stage)), markdown=True)
@@ -99,7 +99,7 @@ def write_markdown(study: Study, folder: Path) -> list[str]:
 
 
 def gather_all() -> Iterable[Product]:
-    """Every run that is whole, up to date and has left its notebook, of all studies that are there."""
+    """Every run of every study present that is complete, up to date and has left its notebook."""
     for file in sorted(runs_folder().glob("*/*/*/*/results.json")):
         try:
             product = read_product(file.parent)
@@ -114,18 +114,18 @@ def gather_all() -> Iterable[Product]:
 
 
 def _place(product: Product) -> tuple:
-    """Where a run stands in the index: by study, notebook, subject; the whole method before ablations."""
+    """Sort key of a run in the index: by study, notebook, subject; the whole method before ablations."""
     study, who, ablation, stage = product.folder.relative_to(runs_folder()).parts
     return study, notebook_of(stage), who, ablation != "full", ablation
 
 
 def page_name(product: Product) -> str:
-    """The file of a run's page: study, subject, ablation and stage, as its folder is called."""
+    """The file name of a run's page: study, subject, ablation and stage, as in its folder's name."""
     return "--".join(product.folder.relative_to(runs_folder()).parts) + ".html"
 
 
 def executed_notebook(product: Product) -> NotebookNode:
-    """The notebook of a run with its outputs; BrainvisError if the run has left none."""
+    """The notebook of a run with its outputs; BrainvisError if the run left none."""
     return nbformat.read(_notebook_file(product), as_version=4)
 
 
@@ -137,7 +137,7 @@ def _notebook_file(product: Product) -> Path:
 
 
 def cleaned(notebook: NotebookNode, markdown: bool = False) -> NotebookNode:
-    """A notebook without progress bars and with smaller pictures; in Markdown a picture stands for HTML beside it."""
+    """A notebook without progress bars and with smaller pictures; in Markdown, pictures replace HTML next to them."""
     for cell in notebook.cells:
         kept = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
         for output in kept:
@@ -152,7 +152,7 @@ def cleaned(notebook: NotebookNode, markdown: bool = False) -> NotebookNode:
 
 
 def html_page(notebook: NotebookNode, beside=lambda link: link) -> str:
-    """A notebook as one HTML file; `beside` maps the name of a notebook that it links to, to a page."""
+    """A notebook as one HTML file; `beside` maps the name of a linked notebook to a page."""
     body, _ = Page(config=_config(Page), template_name="basic").from_notebook_node(notebook)
     body = re.sub(r'href="([^"/:]+)\.ipynb', lambda found: f'href="{beside(found[1])}', body)
     heading = next((cell.source for cell in notebook.cells if cell.source.lstrip().startswith("# ")), "# notebook")
@@ -162,7 +162,7 @@ def html_page(notebook: NotebookNode, beside=lambda link: link) -> str:
 
 
 def _beside(link: str, product: Product, names: set[str]) -> str:
-    """The page of another notebook: of the same subject and ablation where there is one, else that of `full`."""
+    """The page of another notebook: of the same subject and ablation if there is one, else that of `full`."""
     stage = next((stage for stage, notebook in NOTEBOOKS.items() if notebook == link), None)
     study, who, ablation, _ = product.folder.relative_to(runs_folder()).parts
     options = [f"{study}--{w}--{a}--{stage}.html" for a in (ablation, "full") for w in (who, "sub-all", "sub-01")]
@@ -170,7 +170,7 @@ def _beside(link: str, product: Product, names: set[str]) -> str:
 
 
 def _row(product: Product) -> dict:
-    """A run in the index: its choice, its main scores, thumbnails of its pictures."""
+    """A run in the index: its options, its main scores, thumbnails of its pictures."""
     results, chosen = product.results, product.results["study"]
     study, who, ablation, stage = product.folder.relative_to(runs_folder()).parts
     scores, numbers = scores_of(product), {}
@@ -198,7 +198,7 @@ def _thumbnail(file: Path) -> str:
 
 
 def _smaller(png: str) -> str:
-    """A picture with fewer colours, if that makes it smaller."""
+    """A picture with fewer colours, if that makes the file smaller."""
     before, kept = base64.b64decode(png), io.BytesIO()
     Image.open(io.BytesIO(before)).convert("RGB").quantize(COLOURS).save(kept, "png", optimize=True)
     return base64.b64encode(min(before, kept.getvalue(), key=len)).decode()

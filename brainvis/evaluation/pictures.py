@@ -1,7 +1,7 @@
-"""Metrics of generated pictures: what their judges say, sets of pictures, pictures against the one that was shown.
+"""Metrics of generated pictures: answers of judges, statistics of sets of pictures, comparisons with the picture shown.
 
-A metric is one entry of `METRICS`; nothing else names it. Samples of one trial are not independent, so intervals and
-tests resample trials, never single pictures.
+A metric is one entry of `METRICS`; nothing else refers to it. Samples of one trial are not independent, so intervals
+and tests resample trials, never single pictures.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from brainvis.evaluation.identification import identification
 from brainvis.evaluation.judges import Judge, Judges
 from brainvis.evaluation.scores import n_way_accuracy
 
-BLOCK = 16  # trials whose pixels are compared at a time
+BLOCK = 16  # trials whose pixels are compared at once
 
 
 @dataclass
@@ -34,32 +34,32 @@ class Pictures:
 
     pixels: NDArray[np.uint8]
     judges: Judges = field(default_factory=Judges)
-    ways: int = 50  # of the generation accuracy
-    n_permutations: int = 10_000  # of the trials, for the tests of the attributes
-    seed: int = 0  # of every draw
-    classes: NDArray[np.int64] | None = None  # of the trials (trial,), where they are known: strata of resamples
-    answers: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of the judges that were asked, see `ask`
+    ways: int = 50  # for generation accuracy
+    n_permutations: int = 10_000  # of the trials, for the attribute tests
+    seed: int = 0  # for every draw
+    classes: NDArray[np.int64] | None = None  # of the trials (trial,), if known: strata of resamples
+    answers: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of the judges asked so far, see `ask`
 
     def __post_init__(self) -> None:
-        self.pixels = np.ascontiguousarray(self.pixels)  # the last digits of sums depend on the layout of the memory
+        self.pixels = np.ascontiguousarray(self.pixels)  # the last digits of sums depend on the memory layout
 
     def interval(self, values: ArrayLike) -> dict[str, float]:
-        """Mean of one value a trial, (trial,), with its 95 % interval; trials are drawn within their `classes`."""
+        """Mean of one value per trial, (trial,), with its 95 % interval; trials are drawn within their `classes`."""
         return mean_interval(values, seed=self.seed, strata=self.classes)
 
     def difference(self, values: ArrayLike) -> dict[str, float]:
-        """The same of one paired difference a trial, (trial,), with its "p"."""
+        """The same for one paired difference per trial, (trial,), with its "p"."""
         return mean_difference(values, seed=self.seed, strata=self.classes)
 
 
 class NoJudgeError(Exception):
-    """A metric asks a judge that is missing."""
+    """A metric needs a judge that is missing."""
 
 
 def ask(judge: Judge | None, *sets: Pictures) -> list[dict[str, Tensor]]:
-    """What a judge says of sets of pictures, (trial, ...) or (trial, sample, ...): "features", logits of "class".
+    """A judge's answers for sets of pictures, (trial, ...) or (trial, sample, ...): "features", logits of "class".
 
-    Each set is looked at once, and the judge is loaded once for all of them. NoJudgeError: there is no such judge.
+    The judge looks at each set once and is loaded once for all of them. NoJudgeError: there is no such judge.
     """
     if judge is None:
         raise NoJudgeError
@@ -72,9 +72,9 @@ def ask(judge: Judge | None, *sets: Pictures) -> list[dict[str, Tensor]]:
 
 
 def evaluate_pictures(generated: Pictures, shown: Pictures) -> dict:
-    """All of `METRICS` of one stage's pictures; what needs a judge that is missing is left out.
+    """All of `METRICS` for one stage's pictures; metrics whose judge is missing are left out.
 
-    Returns, JSON-ready, `trials`, `samples`, each metric, `notes` (sentences a reader must know). What a judge says has
+    Returns, JSON-ready, `trials`, `samples`, each metric, `notes` (sentences a reader must know). A judge's metric has
     its name as `network` and the fingerprint of its `weights`. ValueError: pictures that do not fit each other.
     """
     made, truth, judges = generated.pixels, shown.pixels, generated.judges
@@ -99,14 +99,14 @@ def evaluate_pictures(generated: Pictures, shown: Pictures) -> dict:
 
 
 def square(images: Sequence[Image.Image], resolution: int) -> NDArray[np.uint8]:
-    """Pictures of any size, cut to their central square and resized: uint8 (n, resolution, resolution, 3)."""
+    """Pictures of any size, cropped to their central square and resized: uint8 (n, resolution, resolution, 3)."""
     size = (resolution, resolution)
     fitted = [ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC) for image in images]
     return np.stack([np.asarray(image) for image in fitted]) if fitted else np.empty((0, *size, 3), np.uint8)
 
 
 def accuracy_by_prediction(generated: Pictures, shown: Pictures, right: ArrayLike) -> dict[str, dict]:
-    """Generation accuracy of the trials that the classifier of EEG got "right" (trial,), and of the "wrong", if any."""
+    """Generation accuracy for the trials that the EEG classifier got "right" (trial,), and "wrong", if any."""
     right = np.asarray(right, bool)
     made, truth = (said["class"].numpy() for said in ask(generated.judges.classifier, generated, shown))
     parts = {name: part for name, part in (("right", right), ("wrong", ~right)) if part.any()}
@@ -122,8 +122,8 @@ def agreement_with(
 ) -> dict | None:
     """Share of pictures in which the judge sees the class named for the trial; None if it does not know all names.
 
-    `names` are those of the trials (trial,), such as those predicted; `judged` (trial, sample) the classes that the
-    judge sees, of those that it has `known` names for; `strata` (trial,) as in `bootstrap.resample_weights`.
+    `names` are those of the trials (trial,), for example the predicted ones; `judged` (trial, sample) are the classes
+    that the judge sees, out of those it has `known` names for; `strata` (trial,) as in `bootstrap.resample_weights`.
     """
     if not set(names) <= set(known):
         return None
@@ -136,7 +136,7 @@ def agreement_with(
 
 
 def _computed(num_features: int) -> nn.Module:
-    """What a torchmetrics metric asks for, an extractor, where the features are computed already."""
+    """The extractor that a torchmetrics metric requires, for features that are already computed."""
     extractor = nn.Identity()
     extractor.num_features = num_features
     return extractor
@@ -151,14 +151,14 @@ def inception_score(logits: Tensor) -> dict[str, float | int]:
         warnings.filterwarnings("ignore", message="Metric `InceptionScore` will save all extracted features")
         warnings.filterwarnings("ignore", message=r"std\(\): degrees of freedom")
         metric = InceptionScore(feature=_computed(logits.shape[1]), splits=1)
-        # torchmetrics multiplies p by log p, which is not a number once p has vanished in floating point.
+        # torchmetrics multiplies p by log p, which is NaN once p underflows to 0.
         metric.update(logits.double().log_softmax(1).clamp(min=-700))
         torch.manual_seed(0)  # it shuffles the pictures
         return {"value": float(metric.compute()[0]), "images": len(logits), "splits": 1}
 
 
 def frechet_distance(generated: Tensor, shown: Tensor) -> dict:
-    """Frechet (Inception) distance between features (n, d) and (m, d), with a `note` if there are too few of them."""
+    """Frechet (Inception) distance between features (n, d) and (m, d), with a `note` if there are too few."""
     (images, width), images_shown = generated.shape, len(shown)
     metric = FrechetInceptionDistance(feature=_computed(width))
     metric.update(shown.double(), real=True)
@@ -172,8 +172,8 @@ def frechet_distance(generated: Tensor, shown: Tensor) -> dict:
     return result | {"note": note if min(images, images_shown) <= width else ""}
 
 
-# Pictures against the one that was shown. A similarity matrix is (trial, trial): generated i against shown j, averaged
-# over the samples of i; its diagonal is what is asked, the rest says what other pictures give. NaN: not compared.
+# Pictures against the picture shown. A similarity matrix is (trial, trial): generated i against shown j, averaged over
+# the samples of i; its diagonal is the answer, the rest gives the level for other pictures. NaN: not compared.
 
 
 def cosine_similarity(generated: Tensor, shown: Tensor) -> NDArray[np.float64]:
@@ -204,8 +204,8 @@ def structural_similarity(generated: NDArray[np.uint8], shown: NDArray[np.uint8]
     """Structural similarity (SSIM, Wang et al. 2004, equation 13), Gaussian window of 1.5 pixels: (trial, sample).
 
     Borders are mirrored and count, as in torchmetrics, which takes fifty times as long in double precision; single
-    precision will not do, as variances are differences of nearly equal numbers. scikit-image leaves out the outer five
-    pixels.
+    precision is not enough, as variances are differences of nearly equal numbers. scikit-image leaves out the outer
+    five pixels.
     """
     blur = partial(gaussian_filter, sigma=1.5, radius=5, mode="mirror", axes=(-3, -2))
     luminance, contrast = 0.01**2, 0.03**2  # of values from 0 to 1
@@ -223,14 +223,14 @@ def structural_similarity(generated: NDArray[np.uint8], shown: NDArray[np.uint8]
 def readout(made: Tensor, truth: Tensor, levels: int, n_permutations: int = 10_000, seed: int = 0) -> dict[str, float]:
     """Whether an attribute of the picture shown, such as its position, is recovered in the generated ones.
 
-    `made` (trial, sample) and `truth` (trial,) are a judge's answers, of `levels` possible ones. Returns `value`, the
-    share of pictures that agree; `chance`, that share when every picture is compared with every trial's truth, its mean
-    over all permutations of whole trials; `p` of `n_permutations` of them, one-sided; `levels`.
+    `made` (trial, sample) and `truth` (trial,) are a judge's answers, out of `levels` possible ones. Returns `value`,
+    the share of pictures that agree; `chance`, that share if every picture is compared with every trial's truth, which
+    is its mean over all permutations of whole trials; `p` from `n_permutations` of them, one-sided; `levels`.
     """
     agreement = (made[:, :, None] == truth).double().mean(1).numpy()  # (trial, trial)
     value, order = np.trace(agreement) / len(truth), permutations(len(truth), n_permutations, seed)
     blocks = (order[start : start + 1000] for start in range(0, n_permutations, 1000))
-    # A hair of tolerance, so that equal sums added in another order count as equal.
+    # A small tolerance, so that equal sums added in a different order count as equal.
     least = value - 1e-12
     reached = sum((agreement[np.arange(len(truth)), block].mean(1) >= least).sum() for block in blocks)
     p = (1 + reached) / (1 + n_permutations)
@@ -239,7 +239,7 @@ def readout(made: Tensor, truth: Tensor, levels: int, n_permutations: int = 10_0
 
 @lru_cache(maxsize=2)
 def permutations(trials: int, count: int, seed: int) -> NDArray[np.int32]:
-    """So many permutations of trials, (count, trial): the same for every question that is asked of them."""
+    """`count` permutations of the trials, (count, trial): the same for every question asked."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
     drawn = (rng.permutation(trials) for _ in range(count))
     return np.fromiter(drawn, np.dtype((np.int32, trials)), count)
@@ -249,12 +249,12 @@ def permutations(trials: int, count: int, seed: int) -> NDArray[np.int32]:
 class Metric:
     """A metric of pictures.
 
-    `measure(generated, shown)` returns {"value", "low", "high", ...}, the last two where there is an interval, with a
-    "note" if a reader must know something; None where it does not apply. It may `ask` judges.
+    `measure(generated, shown)` returns {"value", "low", "high", ...}, the latter two if there is an interval, with a
+    "note" if a reader must know something; None if it does not apply. It may `ask` judges.
     """
 
     measure: Callable[[Pictures, Pictures], dict | None]
-    title: str  # of its column in tables; none for scores that have no place there
+    title: str  # of its column in tables; empty for scores not shown there
     digits: int = 3  # in tables
 
 
@@ -291,15 +291,15 @@ def _two_way(features: str, generated: Pictures, shown: Pictures) -> dict | None
     if judge is None or len(shown.pixels) == 1:
         return None
     known = None
-    if judge.name in generated.answers:  # else it looks now, and its features, which may be many, are not kept
+    if judge.name in generated.answers:  # else it looks now and its features, possibly many, are not kept
         made, truth = (said["features"] for said in ask(judge, generated, shown))
         known = made.flatten(0, 1), truth
     return identification(judge, generated.pixels, shown.pixels, generated.seed, known)
 
 
 def unrelated_pairs(shown: Pictures) -> dict[str, NDArray[np.bool_]]:
-    """Pairs (trial, trial) of trials that were shown different pictures: of the "same_class" and of an "other_class",
-    or all as "unrelated" where the classes of the trials are not known."""
+    """Pairs (trial, trial) of trials with different pictures shown: of the "same_class" and of an "other_class", or all
+    as "unrelated" if the classes of the trials are not known."""
     digests = np.array([hashlib.sha256(picture.tobytes()).hexdigest() for picture in shown.pixels])
     different = digests[:, None] != digests
     if shown.classes is None:
@@ -309,7 +309,7 @@ def unrelated_pairs(shown: Pictures) -> dict[str, NDArray[np.bool_]]:
 
 
 def _compared(similarity: NDArray, shown: Pictures) -> dict[str, float]:
-    """Mean of the diagonal with its interval, beside the mean of the `unrelated_pairs` that were compared."""
+    """Mean of the diagonal with its interval, and the mean of the `unrelated_pairs` that were compared."""
     means = {kind: similarity[pairs & ~np.isnan(similarity)] for kind, pairs in unrelated_pairs(shown).items()}
     return shown.interval(np.diagonal(similarity)) | {
         kind: float(values.mean()) for kind, values in means.items() if len(values)
@@ -317,7 +317,7 @@ def _compared(similarity: NDArray, shown: Pictures) -> dict[str, float]:
 
 
 def _ssim(generated: Pictures, shown: Pictures) -> dict:
-    """Of every trial, and of one unrelated pair a trial and kind, drawn at random: all would take hours."""
+    """For every trial, and for one random unrelated pair per trial and kind: all pairs would take hours."""
     trials, rng = np.arange(len(shown.pixels)), np.random.default_rng(np.random.SeedSequence([shown.seed, 3]))
     similarity = np.full((len(trials), len(trials)), np.nan)
     for pairs in (np.eye(len(trials), dtype=bool), *unrelated_pairs(shown).values()):
@@ -336,7 +336,7 @@ METRICS: dict[str, Metric] = {
     "inception_score": Metric(_inception_score, "IS", digits=2),
     "fid": Metric(_fid, "FID", digits=2),
     "clip_similarity": Metric(_clip_similarity, "CLIP"),
-    # Two-way identification by the features of the published networks, or of the generator's own judge.
+    # Two-way identification with the features of the published networks, or of the generator's own judge.
     "two_way_alexnet_2": Metric(partial(_two_way, "AlexNet 2"), "2-way AlexNet 2"),
     "two_way_alexnet_5": Metric(partial(_two_way, "AlexNet 5"), "2-way AlexNet 5"),
     "two_way_inception": Metric(partial(_two_way, "Inception"), "2-way Inception"),

@@ -1,4 +1,4 @@
-"""Writes figures and tables with an index of what they show, and traces them back: number -> run, fingerprint, commit.
+"""Writes figures and tables with an index of what they show, and traces each number to its run, fingerprint and commit.
 
 The same results give the same files, byte for byte.
 """
@@ -22,14 +22,14 @@ from brainvis.generation.pictures import Picture
 from brainvis.study import Product
 
 COMPARED = ("torch", "diffusers", "transformers", "open_clip_torch", "mne")  # packages that numbers may depend on
-# Of the files of a figure; what matplotlib would otherwise write into them.
+# For figure files; matplotlib would otherwise write these fields.
 METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 INDEX, NUMBERS = "figures.json", "results.csv"
 TRACED = "python -m brainvis trace"
 
 
 class Publication:
-    """A folder of figures (PNG and PDF) and tables, and its index: what each shows and was made from."""
+    """A folder of figures (PNG and PDF) and tables, with an index of what each shows and was made from."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -38,9 +38,9 @@ class Publication:
     def add_figure(
         self, name: str, figure: Figure, caption: str, made_from: Sequence[Product], shows: Sequence[dict] = ()
     ) -> Figure:
-        """Write `name`.png and .pdf, with the caveats of the runs that a figure is made from; return it to be shown.
+        """Write `name`.png and .pdf, with the caveats of the runs that the figure is made from; returns it for display.
 
-        `shows` lists what is in it, see `numbers_of`, `differences_of`, `pictures_of`.
+        `shows` lists its contents, see `numbers_of`, `differences_of`, `pictures_of`.
         """
         if warnings := caveats(made_from):
             figure.text(1, 0, "\n".join(warnings), ha="right", va="top", fontsize=7)
@@ -50,13 +50,13 @@ class Publication:
         return figure
 
     def add_text(self, file: str, text: str, caption: str, made_from: Sequence[Product]) -> None:
-        """Write a table or another text; `file` is its name with ending."""
+        """Write a table or other text; `file` is its name with extension."""
         self._add(file, lambda path: path.write_text(text, encoding="utf-8"), caption, made_from)
 
     def write_index(self) -> dict[str, dict]:
-        """Write `figures.json` and the captions, and return the index: name -> files, caption, runs, what it shows.
+        """Write `figures.json` and the captions; returns the index: name -> files, caption, runs, contents.
 
-        Files that an older index lists and this one does not are removed.
+        Files listed in an older index but not in this one are removed.
         """
         before = read_json(self.folder / INDEX) if (self.folder / INDEX).exists() else {}
         files = {file for entry in self.index.values() for file in entry["files"]}
@@ -92,20 +92,20 @@ class Publication:
 
 
 def _made_from(runs: Mapping[str, str]) -> str:
-    """What a caption says of the runs."""
+    """The part of a caption that describes the runs."""
     if len(runs) > 3:
         return f"Made from {len(runs)} runs; {TRACED} lists them."
     return f"Made from {' and '.join(f'{run} ({mark})' for run, mark in sorted(runs.items()))}." if runs else ""
 
 
 def commit_of(product: Product) -> str:
-    """The commit that made a run, and whether the work tree differed from it."""
+    """The commit that made a run, and whether the working tree differed from it."""
     made = product.results.get("made_with", {})
     return made.get("commit", "unknown") + (", work tree modified" if made.get("modified") else "")
 
 
 def numbers_of(scores: pd.DataFrame) -> list[dict]:
-    """Rows of `report.gather_scores`, or of `seeds.mean_over_seeds`, as what a figure shows."""
+    """Rows of `report.gather_scores` or `seeds.mean_over_seeds`, as the contents of a figure."""
     return [
         {"what": f"subject {row['subject'] or 'all'}, {row['ablation']}: {row['score']}", "value": _interval(row),
          "runs": list(row["runs"]) if "runs" in row else [row["run"]]}
@@ -126,7 +126,7 @@ def differences_of(differences: pd.DataFrame, products: Iterable[Product]) -> li
 
 
 def pictures_of(product: Product, files: Mapping[str, Sequence[str]]) -> list[dict]:
-    """Pictures of a run: what they are -> their files, in its folder `pictures`."""
+    """Pictures of a run: their kind -> their files, in its folder `pictures`."""
     return [
         {"what": what, "value": f"pictures/{file}", "runs": [run_of(product)]} for what in files for file in files[what]
     ]
@@ -137,7 +137,7 @@ CEILING = "controls/led_by_caption/semantic"  # what the generator draws from th
 
 
 def ceiling_files(product: Product) -> dict[int, str]:
-    """The picture of each trial that was drawn from its true caption: trial -> file; empty without controls."""
+    """The picture of each trial drawn from its true caption: trial -> file; empty without controls."""
     found = sorted((product.folder / "pictures" / CEILING).glob("trial-*_sample-0.png"))
     return {int(file.name.split("_")[0].removeprefix("trial-")): f"{CEILING}/{file.name}" for file in found}
 
@@ -149,7 +149,7 @@ def read_pictures(product: Product, files: Mapping[int, str], trials: Iterable[i
 
 
 def grid_files(trials: Iterable[int], stages: Iterable[str], ceiling: Mapping[int, str]) -> dict[str, list[str]]:
-    """What a grid of pictures shows: trial and stage -> the file of its first sample."""
+    """Contents of a grid of pictures: trial and stage -> the file of its first sample."""
     listed = {}
     for trial in map(int, trials):
         for stage in stages:
@@ -172,12 +172,12 @@ def _interval(row: pd.Series) -> str:
 
 
 def trace(file: Path) -> list[str]:
-    """Where everything in a figure or table comes from, as lines: what it is, its value, run, fingerprint, commit.
+    """The origin of everything in a figure or table, as lines: what it is, its value, run, fingerprint, commit.
 
     Raises:
         BrainvisError: the file is not in the index of its folder.
     """
-    if not (file.parent / INDEX).is_file() and file.with_suffix(".json").is_file():  # of a study of hours
+    if not (file.parent / INDEX).is_file() and file.with_suffix(".json").is_file():  # from a study that takes hours
         numbers = file.with_suffix(".json")
         command = ["git", "log", "-1", "--format=%h, %s", "--", numbers.name]
         commit = subprocess.run(command, cwd=numbers.parent, capture_output=True, text=True).stdout.strip()
@@ -203,7 +203,7 @@ def trace(file: Path) -> list[str]:
 
 
 def to_latex(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Tables by title in LaTeX; needs the package booktabs, and prints names as they are."""
+    """Tables by title in LaTeX; needs the booktabs package and prints names unchanged."""
     parts = ["% \\usepackage{booktabs, graphicx}; written by notebook 08"]
     for title, table in tables.items():
         text = table.astype(object).fillna("").rename(columns=_escaped).map(lambda value: _escaped(str(value)))
@@ -215,14 +215,14 @@ def to_latex(tables: Mapping[str, pd.DataFrame]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Text escaped so that LaTeX prints it unchanged."""
     marks = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return "".join(marks.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
 
 
 def caveats(made_from: Sequence[Product]) -> list[str]:
-    """What has to be said of results on their face: permuted labels, test trials, others' weights, accepted runs, code
-    that was not committed, packages of other versions than the pinned ones or than those here."""
+    """Caveats to show with the results: permuted labels, test trials, others' weights, accepted runs, uncommitted code,
+    packages whose versions differ from the pinned ones or from those installed here."""
     results = [product.results for product in made_from]
     said = []
     if any(result.get("configuration", {}).get("permuted_labels") for result in results):

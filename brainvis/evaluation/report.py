@@ -1,6 +1,6 @@
 """Gathers the `results.json` of all runs into tables.
 
-A long table has one row a number, with the run it comes from; all others are arranged from it, so that no number is
+A long table has one row per number, with the run it comes from; all others are rearranged from it, so no number is
 computed or copied twice.
 """
 
@@ -21,11 +21,11 @@ from brainvis.files import BrainvisError, runs_folder
 from brainvis.graph import STAGES, stage_named
 from brainvis.study import Product, Study, StudyError
 
-# Score -> its column in the tables that people read, digits that are shown.
+# Score -> its column in tables for readers, number of digits shown.
 CLASSIFICATION = {"top1": ("CA top-1", 3), "top3": ("CA top-3", 3), "top5": ("CA top-5", 3)}
 CLASSIFICATION |= {"balanced_accuracy": ("balanced", 3), "auc": ("AUC", 3), "macro_f1": ("F1", 3)}
 NUMBERS = ("value", "low", "high", "chance", "p")  # of a score
-# Columns of pictures: what comes first, then every other metric that has a title.
+# Columns for pictures: these first, then every other metric that has a title.
 FIRST = ("generation_accuracy", "inception_score", "fid", "clip_similarity", "ssim", "pixel_correlation")
 IDENTITY = ["subject", "ablation", "protocol"]  # columns
 NARROW = (
@@ -42,10 +42,10 @@ NARROW = (
 
 
 def gather_scores(study: Study) -> pd.DataFrame:
-    """Every score of every run of this study's data set, preset, protocol and backbone, of all seeds: one row a number.
+    """Every score of every run for this study's data set, preset, protocol and backbone, of all seeds: one row each.
 
-    A score is whatever a run's metrics give as {"value": ...}. Columns: `subject` (0: all subjects), `ablation` that
-    owns the run, `stage`, `score` (its path in the metrics, "fused.top1"), `value`, `low` and `high` (95 % interval),
+    A score is any {"value": ...} in a run's metrics. Columns: `subject` (0: all subjects), `ablation` that owns the
+    run, `stage`, `score` (its path in the metrics, "fused.top1"), `value`, `low` and `high` (95 % interval),
     `chance`, `p`, and where it comes from: `data set`, `preset`, `seed`, `protocol`, `run` (folder), `fingerprint`.
     """
     columns = ["subject", "ablation", "stage", "score", *NUMBERS, "data set", "preset", "seed", "protocol", "run"]
@@ -56,8 +56,8 @@ def gather_scores(study: Study) -> pd.DataFrame:
 
 
 def gather_runs(study: Study, *stages: str) -> list[Product]:
-    """The runs of these stages, or of all, that are up to date; those of sweeps and combinations have tables of their
-    own (docs/studies)."""
+    """The up-to-date runs of these stages, or of all; the runs of sweeps and combinations have separate tables
+    (docs/studies)."""
     found = (run for stage in stages or dict.fromkeys([*STAGES, *study.stages]) for run in study.gather(stage))
     return [run for run in found if run.results["study"]["ablation"] in ABLATIONS]
 
@@ -68,7 +68,7 @@ def run_of(product: Product) -> str:
 
 
 def networks_of(products: Iterable[Product], score: str) -> str:
-    """The networks that a score of these runs comes from, in words."""
+    """The networks that a score of these runs is based on, in words."""
     parts = [part for product in products for part in product.metrics.values() if isinstance(part, dict)]
     found = {part[score]["network"] for part in parts if "network" in part.get(score, ())}
     return ", ".join(sorted(found)) or "nobody"
@@ -99,7 +99,7 @@ def _scores(metrics: dict, path: str = "") -> Iterator[tuple[str, dict]]:
 
 
 def find(scores: pd.DataFrame, study: Study, stage: str, score: str) -> pd.Series | None:
-    """The row of one score of this study's subject and ablation, in whichever run it shares; None if there is none."""
+    """The row of one score for this study's subject and ablation, whichever run it shares; None if there is none."""
     subject = study.subject if stage_named(stage).of_subject else 0
     wanted = {"subject": subject, "ablation": study.owner(stage), "stage": stage, "score": score}
     rows = scores[(scores[list(wanted)] == pd.Series(wanted)).all(axis=1)]
@@ -107,7 +107,7 @@ def find(scores: pd.DataFrame, study: Study, stage: str, score: str) -> pd.Serie
 
 
 def studies_with_runs(study: Study, scores: pd.DataFrame) -> list[Study]:
-    """One study for each subject and ablation that has a run of its own: `full` first, by subject, then the others."""
+    """One study per subject and ablation that has its own run: `full` first, by subject, then the others."""
     runs = scores[scores["stage"].map(lambda stage: stage_named(stage).of_subject).astype(bool)]
     pairs, order = set(zip(runs["subject"].tolist(), runs["ablation"], strict=True)), list(ABLATIONS)
     pairs = sorted(pairs, key=lambda pair: (order.index(pair[1]), pair[0]))
@@ -115,18 +115,18 @@ def studies_with_runs(study: Study, scores: pd.DataFrame) -> list[Study]:
 
 
 def compared_subject(study: Study, scores: pd.DataFrame) -> int:
-    """The subject whose ablations are compared: the one with the most of them, the lowest number among equals."""
+    """The subject whose ablations are compared: the one with the most, or the lowest-numbered one among equals."""
     counts = Counter(variant.subject for variant in studies_with_runs(study, scores))
     return min(counts, key=lambda subject: (-counts[subject], subject), default=study.subject)
 
 
 def missing_runs(study: Study) -> pd.DataFrame:
-    """Runs of every ablation that this study's subject lacks, or that are out of date, with what makes them."""
+    """Runs of every ablation that this study's subject lacks or that are out of date, with the command for each."""
     rows = []
     for ablation in ABLATIONS:
         try:
             variant = study.with_ablation(ablation)
-        except BrainvisError:  # it would leave nothing of this study's preset
+        except BrainvisError:  # it would leave nothing of this preset
             continue
         for name in variant.stages:
             if variant.owner(name) == variant.ablation:
@@ -137,12 +137,12 @@ def missing_runs(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["ablation", "stage", "command"])
 
 
-# Tables that people read: cells are text, a number with its 95 % interval where it has one: "0.431 [0.390, 0.472]".
-# `scores` are those of one seed, or means over seeds (`seeds.mean_over_seeds`): each table says of how many.
+# Tables for readers: cells are text, a number with its 95 % interval if any: "0.431 [0.390, 0.472]". `scores` are
+# those of one seed, or means over seeds (`seeds.mean_over_seeds`): each table says over how many.
 
 
 def main_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
-    """Subject and ablation x classification, of the classifier it may share, and final pictures; `full` first."""
+    """Subject and ablation x classification, of the possibly shared classifier, and final pictures; `full` first."""
     rows = []
     for variant in studies_with_runs(study, scores):
         kind = "refined" if variant.configuration.generation.refinement else "semantic"
@@ -153,7 +153,7 @@ def main_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def classification_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
-    """Classification by ablation of the encoder (as table 3), beside what the paper reports for it."""
+    """Classification by ablation of the encoder (as in table 3), next to what the paper reports for it."""
     own = [variant for variant in studies_with_runs(study, scores) if variant.owner("fusion") == variant.ablation]
     rows = [_identity(variant) | _cells(scores, variant, "fusion", "fused", CLASSIFICATION) for variant in own]
     measured = _table(rows, [*IDENTITY, "seeds"], CLASSIFICATION)
@@ -161,7 +161,7 @@ def classification_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def pictures_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
-    """Pictures by ablation of the encoder and of the cascade (as table 4), beside what the paper reports.
+    """Pictures by ablation of the encoder and of the cascade (as in table 4), next to what the paper reports.
 
     The semantic stage alone is read from the run whose cascade starts from it; the refinement stage alone is the
     ablation `no_semantic`.
@@ -179,7 +179,7 @@ def pictures_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def narrow(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of one of these tables that a page has room for; `results.md` has them all."""
+    """The columns of one of these tables that fit on a page; `results.md` has them all."""
     return table[[name for name in table if name in NARROW or name.startswith("REPORTED")]]
 
 
@@ -189,7 +189,7 @@ def _identity(study: Study) -> dict:
 
 
 def _picture_columns() -> dict[str, tuple[str, int]]:
-    """Asked anew each time: a person may have added a metric."""
+    """Evaluated again each time: a user may have added a metric."""
     metrics = {name: METRICS[name] for name in [*FIRST, *METRICS]}
     return {name: (metric.title, metric.digits) for name, metric in metrics.items() if metric.title}
 
@@ -197,7 +197,7 @@ def _picture_columns() -> dict[str, tuple[str, int]]:
 def _cells(
     scores: pd.DataFrame, study: Study, stage: str, part: str, columns: dict, seeds: str = "seeds"
 ) -> dict[str, str]:
-    """The cells of one row for the scores of `part`, empty where one is missing, and how many `seeds` they are of."""
+    """The cells of one row for the scores of `part`, empty if one is missing, and the number of `seeds`."""
     cells, counts = {}, []
     for score, (title, digits) in columns.items():
         row = find(scores, study, stage, f"{part}.{score}")
@@ -209,7 +209,7 @@ def _cells(
 
 
 def _table(rows: list[dict], first: list[str], columns: dict) -> pd.DataFrame:
-    """Rows as a table, without the columns of scores that nobody has; top-1 and F1 stay."""
+    """Rows as a table, without the columns of scores that no row has; top-1 and F1 stay."""
     frame = pd.DataFrame(rows, columns=[*first, *(title for title, _ in columns.values())])
     rare = [title for name, (title, _) in columns.items() if name not in ("top1", "macro_f1")]
     return frame.drop(columns=[title for title in rare if not frame[title].any()])
@@ -218,8 +218,8 @@ def _table(rows: list[dict], first: list[str], columns: dict) -> pd.DataFrame:
 def _beside_reported(
     measured: pd.DataFrame, number: int, dataset: str, keys: list[str], columns: list[str]
 ) -> pd.DataFrame:
-    """Add the numbers of the paper's table to the right, under names that say so, with data, protocol and source; none
-    where they are of no concern to the data set."""
+    """Add the numbers of the paper's table on the right, under names that say so, with data, protocol and source; no
+    numbers if they do not apply to the data set."""
     reported = reported_table(number, dataset)
     if reported.empty:
         return measured
@@ -230,7 +230,7 @@ def _beside_reported(
 
 
 def frequent_errors(logits: ArrayLike, labels: ArrayLike, class_names: Sequence[str], count: int = 8) -> pd.DataFrame:
-    """A classifier's most frequent errors, `shown` as `predicted` in how many `trials`; equal ones as classes are."""
+    """A classifier's most frequent errors, `shown` as `predicted` in how many `trials`; ties in class order."""
     matrix = confusion_matrix(logits, labels)
     np.fill_diagonal(matrix, 0)
     rows, columns = matrix.nonzero()
@@ -241,9 +241,9 @@ def frequent_errors(logits: ArrayLike, labels: ArrayLike, class_names: Sequence[
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown; what is no text yet is written as Python writes it, missing values as nothing.
+    """A table in Markdown; values that are not text are written as Python writes them, missing values as nothing.
 
-    Whatever means something in Markdown or HTML is shown as it is.
+    Characters with a meaning in Markdown or HTML are shown literally.
     """
 
     def cells(values: Iterable) -> str:
@@ -256,11 +256,11 @@ def to_markdown(frame: pd.DataFrame) -> str:
 
 
 def as_text(words: str) -> str:
-    """Words that Markdown shows as they are; an underscore inside a name, as in no_time, is none of its marks."""
+    """Text that Markdown shows literally; an underscore inside a name, as in no_time, is not markup."""
     words = " ".join(words.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"[\\`|$*~!#]|(?<=\])\(|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", words)
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """A table as CSV, numbers at full precision."""
+    """A table as CSV, with numbers at full precision."""
     return frame.to_csv(index=False, lineterminator="\n")

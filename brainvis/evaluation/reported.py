@@ -1,4 +1,4 @@
-"""Numbers that other people reported, kept apart on purpose: every row has its data, protocol and source."""
+"""Numbers reported by others, deliberately kept apart: every row has its data, protocol and source."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ TABLES = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="u
 
 
 def reported_table(number: int, dataset: str = "eegcvpr40") -> pd.DataFrame:
-    """Table `number` of the paper, every row with its data, protocol and source; KeyError lists those kept here. No
-    rows for a `dataset` that has other classes, such as a person's own recordings: nothing compares there."""
+    """Table `number` of the paper, every row with its data, protocol and source; KeyError lists the available tables.
+    No rows for a `dataset` with other classes, such as a user's own recordings: nothing is comparable there."""
     if number not in TABLES:
         raise KeyError(f"table {number} is not kept here; there are {', '.join(map(str, TABLES))}")
     columns, *rows = TABLES[number]

@@ -1,7 +1,7 @@
 """Metrics of logits: classification scores with bootstrap intervals, and n-way accuracy of generated pictures (GA).
 
 Every score is {"value", "low", "high"}: the estimate and its 95 % bootstrap interval, see `bootstrap`. Among equal
-logits the class with the lower number wins, everywhere.
+logits, the class with the lower number always wins.
 """
 
 from collections.abc import Sequence
@@ -27,20 +27,20 @@ TOP = (1, 3, 5)
 def classification_scores(
     logits: ArrayLike, labels: ArrayLike, n_bootstrap: int = RESAMPLES, seed: int = 0, groups: ArrayLike | None = None
 ) -> dict:
-    """Accuracy, balanced accuracy and macro F1 of logits (trial, class) for right classes (trial,), of two classes the
-    area under the ROC curve; of several seeds, (seed, trial, class), the means over seeds, with intervals that contain
-    them, see `bootstrap.over_seeds`.
+    """Accuracy, balanced accuracy and macro F1 of logits (trial, class) for right classes (trial,), and for two classes
+    the area under the ROC curve; for several seeds, (seed, trial, class), the means over seeds, with intervals that
+    include the seeds, see `bootstrap.over_seeds`.
 
-    Resamples are drawn within the right classes, so that none is without trials, and of whole `groups` (trial,), the
-    picture that each trial shows; see `bootstrap.resample_weights`. Even so macro F1 is lower in resamples than in the
-    trials themselves, as an F1 of few trials falls more by a miss than it gains by a hit; its interval says how far it
-    scatters, so that the mean of the resamples is moved to the value.
+    Resamples are drawn within the right classes, so that none is without trials, and from whole `groups` (trial,), the
+    picture that each trial shows; see `bootstrap.resample_weights`. Even so, macro F1 is lower in resamples than on the
+    trials themselves, as an F1 over few trials loses more by a miss than it gains by a hit; its interval describes its
+    scatter, so the mean of the resamples is shifted to the value.
 
-    Returns `top1`, `top3`, `top5`, the latter two only where at least 2 k classes are told apart, as naming half of
-    them says nothing; `balanced_accuracy`, the mean over the classes that occur of how often each is told; `auc`, where
-    two are told apart and both occur: how often a trial of the second class is rated above one of the first;
-    `macro_f1` over the classes that occur among labels or predictions, as in scikit-learn; `trials`, `classes`. All but
-    F1 have their "chance": of top-k it is that of always naming the k most frequent classes of these trials.
+    Returns `top1`, `top3`, `top5`, the latter two only with at least 2 k classes, as naming half of them says nothing;
+    `balanced_accuracy`, the mean recall over the classes that occur; `auc`, if there are two classes and both occur:
+    how often a trial of the second class is rated above one of the first; `macro_f1` over the classes that occur among
+    labels or predictions, as in scikit-learn; `trials`, `classes`. All but F1 have their "chance": for top-k it is that
+    of always naming the k most frequent classes of these trials.
     ValueError: no trials, shapes that do not fit, logits that are not finite, labels out of range.
     """
     resampled, labels, classes = _resampled(logits, labels, n_bootstrap, seed, groups)
@@ -51,12 +51,12 @@ def classification_scores(
 
 
 def tops(classes: int) -> list[int]:
-    """The k of `TOP` for which top-k says something of so many classes."""
+    """The k of `TOP` for which top-k is informative with this many classes."""
     return [k for k in TOP if k == 1 or 2 * k <= classes]
 
 
 def chances(labels: ArrayLike, classes: int) -> dict[str, float]:
-    """What the scores of labels (trial,) are by chance: of top-k the share of the k most frequent classes."""
+    """Chance levels of the scores for labels (trial,): for top-k, the share of the k most frequent classes."""
     counts = np.sort(np.bincount(labels, minlength=classes))[::-1]
     found = {f"top{k}": float(counts[:k].sum() / len(labels)) for k in tops(classes)}
     found["balanced_accuracy"] = 1 / int((counts > 0).sum())
@@ -71,8 +71,8 @@ def paired_difference(
     seed: int = 0,
     groups: ArrayLike | None = None,
 ) -> dict[str, dict[str, float]]:
-    """How much better one classifier is than another on the same trials: paired bootstrap of score - other score, of
-    several seeds by seed and trial.
+    """How much better one classifier is than another on the same trials: paired bootstrap of score - other score; for
+    several seeds, over seeds and trials.
 
     Returns {"value", "low", "high", "p"} for each of `classification_scores`, see `bootstrap.interval_and_p`; logits
     and resamples are the same.
@@ -102,7 +102,7 @@ def n_way_accuracy(
     groups: ArrayLike | None = None,
     strata: ArrayLike | None = None,
 ) -> dict[str, float | int]:
-    """Generation accuracy (GA): n-way top-1 of a judge on generated pictures, BrainVis section 4.
+    """Generation accuracy (GA): n-way top-1 accuracy of a judge on generated pictures, BrainVis section 4.
 
     The mean of `n_way_of_trials` with its interval; groups and strata (trial,) as in `bootstrap.resample_weights`.
 
@@ -120,10 +120,11 @@ def n_way_accuracy(
 def n_way_of_trials(
     generated: ArrayLike, truth: ArrayLike, ways: int = 50, repeats: int = 50, seed: int = 0
 ) -> NDArray[np.float64]:
-    """n-way top-1 of each trial's generated pictures, (trial,), averaged over rounds and samples.
+    """n-way top-1 accuracy on each trial's generated pictures, (trial,), averaged over rounds and samples.
 
-    The right class of a trial is the judge's own on the picture that was shown. It competes with `ways` - 1 other
-    classes, drawn anew in each of `repeats` rounds; equally many pictures of the same trials meet the same ones.
+    The right class of a trial is the judge's own answer for the picture shown. It competes with `ways` - 1 other
+    classes, drawn again in each of `repeats` rounds; the draws are the same for equally many pictures of the same
+    trials.
 
     Args:
         generated, truth: the judge's logits (trial, sample, class), and (trial, class) of the pictures shown.
@@ -153,7 +154,7 @@ def n_way_of_trials(
 def n_way_expectation(generated: ArrayLike, truth: ArrayLike, ways: int) -> NDArray[np.float64]:
     """Probability over all draws of distractors that the right class wins: (trial, sample).
 
-    With C classes of which m beat the right one: binomial(C - 1 - m, ways - 1) / binomial(C - 1, ways - 1).
+    With C classes, m of which beat the right one: binomial(C - 1 - m, ways - 1) / binomial(C - 1, ways - 1).
     """
     generated, truth = _finite(generated), _finite(truth)
     others, drawn = generated.shape[2] - 1, ways - 1
@@ -164,10 +165,10 @@ def n_way_expectation(generated: ArrayLike, truth: ArrayLike, ways: int) -> NDAr
 
 
 def guess_from_classes(logits: ArrayLike, labels: ArrayLike, texts: ArrayLike, k: int) -> NDArray[np.float64]:
-    """Probability (trial,) that the right text is among the first k for somebody who knows class scores and no more.
+    """Probability (trial,) that the right text is among the first k if only the class scores are known.
 
-    The texts of the predicted class come first, then those of the second, each in random order; so what there is to be
-    known besides the class begins here, not at chance. `logits` (trial, class); `texts` (class,), how many each has.
+    The texts of the predicted class come first, then those of the second, each in random order; so knowledge beyond the
+    class starts here, not at chance. `logits` (trial, class); `texts` (class,), the number of texts for each.
     """
     (logits, labels), texts = _checked(logits, labels), np.asarray(texts, float)
     ahead = _beats(logits[:, None], labels)[:, 0] @ texts
@@ -182,13 +183,13 @@ def spread_over_classes(labels: ArrayLike, count: int | None) -> NDArray[np.int6
 
 
 def evenly(rows: Sequence[int], count: int) -> list[int]:
-    """`count` of the rows, evenly spaced; all, if there are no more."""
+    """`count` of the rows, evenly spaced; all rows if there are no more."""
     count = min(count, len(rows))
     return [int(rows[i * len(rows) // count]) for i in range(count)]
 
 
 def _beats(logits: NDArray, right: NDArray) -> NDArray[np.bool_]:
-    """Which classes win against the right one: (trial, sample, class)."""
+    """Which classes beat the right one: (trial, sample, class)."""
     own = np.take_along_axis(logits, right[:, None, None], axis=2)
     lower = np.arange(logits.shape[2]) < right[:, None, None]
     return (logits > own) | ((logits == own) & lower)
@@ -220,7 +221,7 @@ def _scores(logits: NDArray, labels: NDArray, weights: NDArray) -> dict[str, tup
 
 def _areas(ratings: NDArray, second: NDArray, weights: NDArray) -> NDArray:
     """Area under the ROC curve in each resample (resample,): how often a trial of the second class is rated above one
-    of the first, ties counted half (Mann and Whitney)."""
+    of the first, with ties counted half (Mann and Whitney)."""
     above = ratings[second][:, None] - ratings[~second]  # (trial of the second class, trial of the first)
     above = (np.sign(above) + 1) / 2
     pairs = weights[:, second].sum(1) * weights[:, ~second].sum(1)
@@ -231,7 +232,7 @@ def _resampled(
     logits: ArrayLike, labels: ArrayLike, n_bootstrap: int, seed: int, groups: ArrayLike | None
 ) -> tuple[dict[str, tuple[float, NDArray]], NDArray, int]:
     """Value and resamples (resample,) of each score, the mean over seeds of logits ([seed,] trial, class); the labels
-    and the number of classes. The same labels and groups are drawn alike, so that differences are paired."""
+    and the number of classes. The same labels and groups give the same draws, so that differences are paired."""
     of_seeds = [_checked(each, labels) for each in (logits if np.ndim(logits) == 3 else [logits])]
     classes, labels = of_seeds[0][0].shape[1], of_seeds[0][1]
     weights = resample_weights(len(labels), n_bootstrap, seed, groups, strata=labels)
@@ -264,7 +265,7 @@ def scores_by_subject(
 ) -> dict[str, dict]:
     """`classification_scores` of all trials together ("all") and of each subject by itself ("subject 1", ...).
 
-    `groups` (trial,) are the pictures shown: together, the trials of several subjects may show one.
+    `groups` (trial,) are the pictures shown: trials of several subjects may show the same one.
     """
     logits, labels, subjects = map(np.asarray, (logits, labels, subjects))
     groups = np.full(len(labels), -1) if groups is None else np.asarray(groups)
@@ -276,7 +277,7 @@ def scores_by_subject(
 
 
 def as_table(scores: dict[str, dict]) -> pd.DataFrame:
-    """Results of `classification_scores` by name: a row each, values with their intervals as text."""
+    """Results of `classification_scores` by name: one row each, values with their intervals as text."""
     cell = "{value:.3f} [{low:.3f}, {high:.3f}]"
     scores = {
         name: {key: score for key, score in of.items() if isinstance(score, dict) and "value" in score}

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone, put together: means over seeds, whose intervals contain seeds and trials."""
+"""Combines runs that differ only in their seed: means over seeds, with intervals that cover seeds and trials."""
 
 from collections.abc import Iterable
 
@@ -16,11 +16,11 @@ NUMBERS = ["value", "low", "high", "chance", "p"]
 
 
 def mean_over_seeds(scores: pd.DataFrame, runs: Iterable[Product]) -> pd.DataFrame:
-    """The rows of `report.gather_scores` with those that differ in their seed as one: the mean, how many `seeds`, and
-    the `runs` (tuples of folders).
+    """The rows of `report.gather_scores`, with those that differ only in their seed merged: the mean, the number of
+    `seeds`, and the `runs` (tuples of folders).
 
-    Where the trials of several seeds are at hand in these `runs` (class scores of fusion, GA), `low`, `high` and `p`
-    are of a hierarchical bootstrap; of other scores of several seeds there is no interval. A single seed has its own.
+    If the trials of several seeds are available in these `runs` (class scores of fusion, GA), `low`, `high` and `p`
+    come from a hierarchical bootstrap; other scores over several seeds have no interval. A single seed keeps its own.
     """
     of_run: dict[tuple, list[Product]] = {}
     for run in runs:
@@ -51,7 +51,7 @@ def _key(run: Product) -> tuple:
 
 
 def _resampled(runs: list[Product]) -> dict[str, dict[str, float]]:
-    """Scores by their names, of runs on the same trials, of their seeds together."""
+    """Scores by name over the seeds of runs on the same trials."""
     if not same_trials(runs):
         return {}
     arrays = [run.arrays for run in runs]
@@ -74,7 +74,7 @@ def _resampled(runs: list[Product]) -> dict[str, dict[str, float]]:
     compared = set.intersection(*(set(run.metrics.get("difference", {})) for run in runs)) & set(others)
     parts |= {f"difference.{name}": paired_difference(fused, others[name], labels, **draws) for name in compared}
     return {
-        f"{name}.{score}": {key: value for key, value in found.items() if key != "chance"}  # the runs' own knows better
+        f"{name}.{score}": {key: value for key, value in found.items() if key != "chance"}  # the runs' own is better
         for name, scores in parts.items()
         for score, found in scores.items()
         if isinstance(found, dict)

@@ -1,8 +1,8 @@
-"""What the cascade's two knobs do, and what lies between two texts: a few trials drawn again under other settings.
+"""The effect of the cascade's two knobs, and the pictures between two texts: a few trials under different settings.
 
-One sample a trial, from the same noise throughout, so that pictures in a row differ by the setting alone. Settings that
-the run has drawn already are drawn again all the same: the noise of a picture depends on seed, trial and sample, and
-the batches here are others.
+One sample per trial, from the same noise throughout, so that pictures in a row differ only by the setting. Settings
+that the run has already drawn are drawn again: the noise of a picture depends on seed, trial and sample, and the
+batches here are different.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from brainvis.evaluation.text_line import between_texts
 from brainvis.generation import Generator
 from brainvis.generation.cascade import refinement_stage, semantic_stage
 
-STRENGTHS = (0.2, 0.4, 0.6, 0.85, 1.0)  # of image-to-image: how much of the semantic picture noise replaces
+STRENGTHS = (0.2, 0.4, 0.6, 0.85, 1.0)  # of image-to-image: how much of the semantic picture is replaced by noise
 GUIDANCES = (1.0, 2.0, 3.0, 5.0, 7.5)
 
 
@@ -33,9 +33,9 @@ def strength_sweep(
     trials: Sequence[int],
     folder: Path | None = None,
 ) -> dict[float, NDArray[np.uint8]]:
-    """Refined pictures at each of `STRENGTHS` that leaves a step to take: strength -> uint8 (trial, height, width, 3).
+    """Refined pictures at each of `STRENGTHS` with at least one step: strength -> uint8 (trial, height, width, 3).
 
-    `start` (trial, height, width, 3) are pictures of the semantic stage, `names` (trial,) what refinement is told.
+    `start` (trial, height, width, 3) are pictures of the semantic stage, `names` (trial,) the names refinement gets.
     """
     possible = [one for one in STRENGTHS if round(one * config.refinement_steps, 6) >= 1]
     settings = {one: replace(config, samples=1, strength=one) for one in possible}
@@ -51,7 +51,7 @@ def guidance_sweep(
     trials: Sequence[int],
     folder: Path | None = None,
 ) -> dict[float, NDArray[np.uint8]]:
-    """Refined pictures at each guidance scale of `GUIDANCES`; all else as in `strength_sweep`."""
+    """Refined pictures at each guidance scale of `GUIDANCES`; otherwise as in `strength_sweep`."""
     settings = {one: replace(config, samples=1, refinement_guidance=one) for one in GUIDANCES}
     return _refined(generator, start, names, settings, "guidance", seed, trials, folder)
 
@@ -89,7 +89,7 @@ def names_seen(
 ) -> dict[object, list[str]]:
     """The class that the judge of generation accuracy sees in pictures (trial, height, width, 3), by their keys.
 
-    `known` are the names of its classes. Nothing without a judge.
+    `known` are the names of its classes. Empty without a judge.
     """
     if not (judges.classifier and pictures):
         return {}
@@ -99,5 +99,5 @@ def names_seen(
 
 
 def _named(what: str, value: float) -> str:
-    """Name of a folder; without a dot, which only names of files have."""
+    """Name of a folder, without a dot, which only file names have."""
     return f"{what}_{value:g}".replace(".", "_")

@@ -1,4 +1,4 @@
-"""The straight line between two text embeddings: what is as long as a prompt's, and what is not."""
+"""The straight line between two text embeddings, and how long points on it are compared with a prompt's embedding."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # between the embedding of a class name an
 
 
 def between_texts(coarse: Tensor, fine: Tensor) -> dict[float, Tensor]:
-    """Points of the straight line from coarse to fine embeddings, each (trial, tokens, width), at `PLACES`."""
+    """Points on the straight line from coarse to fine embeddings, each (trial, tokens, width), at `PLACES`."""
     coarse, fine = coarse.float(), fine.float()
     return {place: (1 - place) * coarse + place * fine for place in PLACES}
 
 
 def line_geometry(coarse: Tensor, fine: Tensor) -> dict[str, list[float]]:
     """Along the same line, means over trials: `place`; cosines with both ends, `cosine_coarse` and `cosine_fine`; the
-    `length` of a point relative to that of the ends, which is 1 where all point the same way.
+    `length` of a point relative to that of the ends, which is 1 if all point the same way.
 
-    With a cosine c between ends of equal length the middle has the length sqrt((1 + c) / 2), and that cosine with both.
+    For a cosine c between ends of equal length, the midpoint has length sqrt((1 + c) / 2) and this cosine with both.
     """
     ends = {"cosine_coarse": coarse.float(), "cosine_fine": fine.float()}
     sizes = [end.flatten(1).norm(dim=1) for end in ends.values()]

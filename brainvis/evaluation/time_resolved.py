@@ -1,10 +1,10 @@
-"""When after onset, and where on the head, does the EEG tell the class? And whose EEG tells it?
+"""When after onset, and where on the head, can the class be decoded from the EEG? And from whose EEG?
 
-Each subject has linear classifiers of its own (`analysis.linear_probe`: a ridge regression in closed form), fitted on
-training trials and read on validation trials: test trials have no part in it. A classifier reads one window of all
-channels (time-resolved decoding; King and Dehaene 2014) or all windows of one channel (sensor-wise decoding), and of
-these one of two features: the mean amplitude, which holds what is locked in phase to the onset, or the logarithm of the
-variance within the window ("power"), which holds what is not.
+Each subject has its own linear classifiers (`analysis.linear_probe`: a ridge regression in closed form), fitted on
+training trials and evaluated on validation trials; test trials are not used. A classifier reads one window of all
+channels (time-resolved decoding; King and Dehaene 2014) or all windows of one channel (sensor-wise decoding), and one
+of two features: the mean amplitude, which contains what is phase-locked to the onset, or the log variance within the
+window ("power"), which contains what is not.
 """
 
 import math
@@ -21,16 +21,16 @@ from brainvis.evaluation.analysis import linear_probe, variance_shares
 from brainvis.evaluation.bootstrap import holm
 
 WINDOW = 0.04  # seconds
-LEVEL = 0.05  # of all windows, or all channels, together, after Holm's correction
+LEVEL = 0.05  # for all windows, or all channels, together, after Holm's correction
 SMALLEST = 1e-6  # keeps logarithms finite where a channel is flat
 FEATURES = ("waveform", "power")
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Accuracy of classifiers that read one feature, one number a window or channel."""
+    """Accuracy of classifiers that read one feature: one number per window or channel."""
 
-    hits: Tensor  # (place,) validation trials whose class is named correctly, of all subjects
+    hits: Tensor  # (place,) correctly classified validation trials of all subjects
     trials: int
     chance: float
 
@@ -41,26 +41,26 @@ class Decoded:
 
     @property
     def reach(self) -> float:
-        """What a classifier without any knowledge exceeds in one of twenty cases, at one place looked at alone."""
+        """What a classifier without any knowledge exceeds in one of twenty cases, at a single place."""
         return binom.ppf(0.95, self.trials, self.chance).item() / self.trials
 
     @property
     def above(self) -> Tensor:
-        """(place,) bool: above chance by a binomial test, corrected by Holm for all places."""
+        """(place,) bool: above chance by a binomial test, Holm-corrected over all places."""
         tests = [binomtest(int(hits), self.trials, self.chance, alternative="greater").pvalue for hits in self.hits]
         corrected = holm({str(place): p for place, p in enumerate(tests)})
         return torch.tensor([corrected[str(place)] <= LEVEL for place in range(len(tests))], dtype=torch.bool)
 
 
 def windows(data: EEGDataset, seconds: float = WINDOW) -> Tensor:
-    """Centres (window,), in seconds after onset, of the windows that a trial is cut into; a rest is dropped."""
+    """Centres (window,), in seconds after onset, of the windows that a trial is cut into; a remainder is dropped."""
     length = _samples(data, seconds)
     starts = torch.arange(data.trials.shape[-1] // length) * length
     return data.times[starts] + (length - 1) / 2 / data.sampling_rate
 
 
 def _samples(data: EEGDataset, seconds: float) -> int:
-    """Length of a window: one sample at least, a trial at most."""
+    """Length of a window: at least one sample, at most a trial."""
     return min(max(round(seconds * data.sampling_rate), 1), data.trials.shape[-1])
 
 
@@ -73,20 +73,20 @@ def features(trials: Tensor, length: int) -> dict[str, Tensor]:
 
 
 def decode_time(data: EEGDataset, partition: Partition, seconds: float = WINDOW) -> dict[str, Decoded]:
-    """Time-resolved decoding: of each feature, accuracy in each of the `windows`, from all channels together.
+    """Time-resolved decoding: for each feature, accuracy in each of the `windows`, from all channels together.
 
-    Nothing, if no subject has training trials of two classes and validation trials.
+    Empty if no subject has training trials of two classes and validation trials.
     """
     return _decode(data, partition, seconds, lambda values: values.unbind(2))
 
 
 def decode_sensors(data: EEGDataset, partition: Partition, seconds: float = WINDOW) -> dict[str, Decoded]:
-    """Sensor-wise decoding: of each feature, accuracy of each channel, from all its windows together; or nothing."""
+    """Sensor-wise decoding: for each feature, accuracy of each channel, from all its windows together; or empty."""
     return _decode(data, partition, seconds, lambda values: values.unbind(1))
 
 
 def _decode(data: EEGDataset, partition: Partition, seconds: float, parts: Callable) -> dict[str, Decoded]:
-    """Hits of the classifiers of all subjects, one a part of (trial, channel, window)."""
+    """Hits of the classifiers of all subjects, one classifier per part of (trial, channel, window)."""
     length = _samples(data, seconds)
     hits: dict[str, Tensor | int] = dict.fromkeys(FEATURES, 0)
     asked = []
@@ -105,7 +105,7 @@ def _decode(data: EEGDataset, partition: Partition, seconds: float, parts: Calla
 
 
 def _of_subjects(data: EEGDataset, partition: Partition):
-    """Training and validation trials (indices) of each subject that has both, of two classes at least."""
+    """Training and validation trials (indices) of each subject that has both, of at least two classes."""
     for subject in data.subjects.unique():
         own = [rows[data.subjects[rows] == subject] for rows in (partition.train, partition.validation)]
         if len(own[1]) and len(data.labels[own[0]].unique()) > 1:
@@ -115,12 +115,12 @@ def _of_subjects(data: EEGDataset, partition: Partition):
 def subject_quality(
     data: EEGDataset, partition: Partition, seconds: float = WINDOW
 ) -> dict[int, dict[str, float | None]]:
-    """Why one subject is decoded better than another: subject -> measures.
+    """Measures that explain why one subject is decoded better than another: subject -> measures.
 
-    - `trials`: of training;
+    - `trials`: number of training trials;
     - `amplitude`: standard deviation of single trials, in the data's unit;
-    - `evoked_snr_db`: power of the response that all trials share, over that of what is left in a single trial; the
-      noise that averaging leaves is subtracted. None: no response;
+    - `evoked_snr_db`: power of the response common to all trials, over that of the rest of a single trial; the noise
+      left by averaging is subtracted. None: no response;
     - `class_share`: share of the variance of the waveform that the class explains, highest over time (mean over
       channels; epsilon squared: 0 on average without an effect);
     - `accuracy` of a linear classifier on all windows of both features, on validation trials, and its `chance`.
@@ -150,10 +150,10 @@ def subject_quality(
 
 
 def recording_facts(data: EEGDataset, trials: Tensor) -> dict[str, str]:
-    """What the numbers are, measured on some trials (indices): unit, reference, passband, window.
+    """Facts about the recording, measured on some trials (indices): unit, reference, passband, window.
 
-    Files seldom say it. A unit shows in the size of the numbers; an average reference in a mean over channels that is
-    nothing beside a channel; a filter in where the spectrum falls to a tenth of its highest power.
+    Files seldom state them. The unit shows in the size of the numbers; an average reference, in a mean over channels
+    that is negligible compared with a channel; a filter, in where the spectrum falls to a tenth of its highest power.
     """
     signals = data.trials[trials]
     size = signals.std().item()
@@ -183,7 +183,7 @@ def recording_facts(data: EEGDataset, trials: Tensor) -> dict[str, str]:
 def in_words(
     data: EEGDataset, centres: Tensor, over_time: dict[str, Decoded], over_scalp: dict[str, Decoded]
 ) -> list[str]:
-    """What both say, a sentence a feature; `centres` (window,) as `windows` gives them."""
+    """The results of both, one sentence per feature; `centres` (window,) as returned by `windows`."""
     said = []
     for name, decoded in over_time.items():
         moments, best = 1000 * centres, decoded.accuracy.argmax()

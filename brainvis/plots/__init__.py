@@ -1,1 +1,1 @@
-"""Figures: one function a figure, from plain arrays or an `EEGDataset` to a matplotlib figure, all in one look."""
+"""Figures: one function per figure, from plain arrays or an `EEGDataset` to a matplotlib figure, all in one style."""

@@ -1,9 +1,9 @@
-"""Pictures to choose among, drawn ahead: menus and sliders in plain HTML.
+"""Interactive choices between pictures that are drawn in advance: menus and sliders in plain HTML.
 
-Moving a slider asks neither a kernel nor a widget library, so the same output works in JupyterLab, in an executed
-notebook that somebody else opens, and in an exported page without a network. Where scripts do not run, the first choice
-is shown. Where HTML is not shown at all, a picture stands for it: the figures of the first choice, or all pictures of
-the first option of the first control.
+Moving a slider needs neither a kernel nor a widget library, so the same output works in JupyterLab, in an executed
+notebook opened by someone else, and in an exported page without a network. Where scripts do not run, the first choice
+is shown. Where HTML is not shown at all, a picture replaces it: the figures of the first choice, or all pictures of the
+first option of the first control.
 """
 
 import base64
@@ -21,10 +21,10 @@ from PIL import Image
 from brainvis.plots import style
 from brainvis.plots.style import Pixels
 
-DPI, COLOURS = 100, 64  # of figures; fewer colours than a screen has make small files
-LARGE = 256  # pixels on a side: pictures are shrunk to that
-MOST = 2_000_000  # bytes of one output: pages of eight notebooks have to stay small
-# Shows what fits the choices, hides the rest: inline, so that an output needs no name of its own in the page.
+DPI, COLOURS = 100, 64  # of figures; few colours make small files
+LARGE = 256  # pixels per side: pictures are shrunk to that
+MOST = 2_000_000  # bytes per output: the pages of eight notebooks must stay small
+# Shows what matches the choices, hides the rest: inline, so that an output needs no unique name in the page.
 SCRIPT = """const all = this.closest('.choose'), at = {};
 all.querySelectorAll('[data-control]').forEach(one => at[one.dataset.control] = one.value);
 all.querySelectorAll('[data-at]').forEach(one => one.style.display =
@@ -33,8 +33,8 @@ Object.entries(JSON.parse(one.dataset.at)).every(([name, value]) => at[name] ===
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture, with words beneath it, that is shown under some choices: control -> option; controls that are not
-    named may stand anywhere."""
+    """A picture with words beneath it, shown for some choices: control -> option; controls that are not named may have
+    any value."""
 
     at: Mapping[str, str]
     picture: Figure | Pixels  # (height, width, 3) uint8
@@ -45,14 +45,14 @@ class Choice:
     """Menus and sliders above pictures, in a notebook's output.
 
     Args:
-        controls: name -> options, the first one chosen at the start.
+        controls: name -> options, the first one selected initially.
         frames: what is shown, in this order.
         sliders: controls that are sliders; the others are menus.
-        side: width of a picture of pixels on the screen, in CSS pixels.
+        side: width of a pixel picture on the screen, in CSS pixels.
 
     Raises:
-        ValueError: a frame at a choice that there is not, a choice at which nothing is shown, or pictures that are
-            larger than `MOST` together.
+        ValueError: a frame at a choice that does not exist, a choice for which nothing is shown, or pictures that
+            together are larger than `MOST`.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Choice:
         return "Choice(" + ", ".join(f"{name}: {len(options)}" for name, options in self.controls.items()) + ")"
 
     def _control(self, name: str, slider: bool) -> str:
-        """A menu; or a slider, with the option that it stands at beside it."""
+        """A menu; or a slider, with its current option next to it."""
         number, options = list(self.controls).index(name), self.controls[name]
         said, act = html.escape(style.words(name)), f'data-control="{number}" oninput="{html.escape(SCRIPT)}"'
         if not slider:
@@ -131,13 +131,13 @@ class Choice:
 
 
 def _at(places: Mapping[str, str], visible: bool) -> str:
-    """Attributes of what is shown at these places of the controls."""
+    """Attributes of what is shown for these values of the controls."""
     hidden = "" if visible else ' style="display:none"'
     return f'data-at="{html.escape(json.dumps(places))}"{hidden}'
 
 
 def _file(picture: Figure | Pixels) -> bytes:
-    """A picture as a small file: PNG, but JPEG for photographs, which PNG would make large."""
+    """A picture as a small file: PNG, or JPEG for photographs, which would be large as PNG."""
     if isinstance(picture, Figure) or len(picture) <= LARGE // 2:
         return _png(picture)
     file, image = io.BytesIO(), Image.fromarray(np.asarray(picture))

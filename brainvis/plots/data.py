@@ -1,4 +1,4 @@
-"""Figures of notebook 01: what was shown, what was recorded, and how the two hang together in time."""
+"""Figures of notebook 01: what was shown, what was recorded, and how the two are related in time."""
 
 import textwrap
 
@@ -20,7 +20,7 @@ TIME, VALUES = "time after onset (ms)", "EEG (the file's units)"
 
 
 def stimuli_figure(data: EEGDataset, images: list[int], columns: int = 6) -> Figure:
-    """Pictures that were shown, each with its class in bold and its caption where there is one."""
+    """Pictures that were shown, each with its class in bold and its caption if there is one."""
     rows = -(-len(images) // columns)
     figure, axes = panels(rows, columns, height=2.1 * rows, squeeze=False, subplot_kw=style.PLAIN)
     for axis, image in zip(axes.flat, images, strict=False):
@@ -35,7 +35,7 @@ def stimuli_figure(data: EEGDataset, images: list[int], columns: int = 6) -> Fig
 
 
 def counts_figure(data: EEGDataset) -> Figure:
-    """How many trials there are of every class and subject, and how long they were before the window was cut."""
+    """Number of trials for every class and subject, and their length before the window was cut."""
     figure, (left, right) = panels(1, 2, width_ratios=(2, 1))
     subjects, classes = data.subjects.unique(), len(data.class_names)
     counts = [data.labels[data.subjects == subject].bincount(minlength=classes).tolist() for subject in subjects]
@@ -52,7 +52,7 @@ def counts_figure(data: EEGDataset) -> Figure:
 
 
 def single_trials_figure(data: EEGDataset, trials: list[int], channels: int = 8) -> Figure:
-    """A few trials as they are, `channels` of their channels one above the other."""
+    """A few unprocessed trials, `channels` of their channels one above the other."""
     figure, axes = panels(1, len(trials), height=3.6, sharey=True, squeeze=False)
     for axis, trial in zip(axes.flat, trials, strict=True):
         style.show_trial(axis, data, trial, channels, trials, style.FILE_UNIT if trial == trials[-1] else None)
@@ -63,7 +63,7 @@ def single_trials_figure(data: EEGDataset, trials: list[int], channels: int = 8)
 
 
 def evoked_figure(data: EEGDataset, evoked: Tensor, moments: int = 4) -> Figure:
-    """The evoked response (channel, time), and its map over the head where it is strongest (with a montage)."""
+    """The evoked response (channel, time), and its map over the head where it is strongest (needs a montage)."""
     power, times = evoked.std(0).numpy(), 1000 * data.times.numpy()  # (time,)
     peaks, _ = find_peaks(power, distance=len(power) // 20 + 1)
     peaks = sorted(peaks[power[peaks].argsort()[::-1][:moments]].tolist()) if data.montage else []
@@ -86,7 +86,7 @@ def evoked_figure(data: EEGDataset, evoked: Tensor, moments: int = 4) -> Figure:
 
 
 def class_evoked_figure(data: EEGDataset, evoked: Tensor, classes: Tensor) -> Figure:
-    """Field power of the evoked response of every class (class, channel, time), and what sets three of them apart."""
+    """Field power of the evoked response of every class (class, channel, time), and how three of them differ."""
     figure, (left, right) = panels(1, 2)
     names, times = [style.words(data.class_names[label]) for label in classes], 1000 * data.times.numpy()
     edges = [times[0], times[-1], len(names) - 0.5, -0.5]
@@ -120,7 +120,7 @@ def share_figure(axis_values: Tensor, shares: dict[str, Tensor], xlabel: str, ti
 
 
 def spectra_figure(hertz: Tensor, spectra: dict[str, Tensor], evoked: Tensor, averaged: float) -> Figure:
-    """Spectra (frequency, channel) by subject, and of averages over `averaged` trials of a class."""
+    """Spectra (frequency, channel) by subject, and those of averages over `averaged` trials of a class."""
     figure, (left, right) = panels(1, 2)
     for name, spectrum in spectra.items():
         left.plot(hertz, spectrum.mean(1), label=name)
@@ -138,7 +138,7 @@ def spectra_figure(hertz: Tensor, spectra: dict[str, Tensor], evoked: Tensor, av
 
 
 def order_figure(data: EEGDataset, found: Successions) -> Figure:
-    """Classes in the order of recording, and how often each follows itself beside its own expectation."""
+    """Classes in recording order, and how often each follows itself compared with its own expectation."""
     figure, (left, right) = panels(1, 2, width_ratios=(2, 1))
     own = data.subjects == data.subjects.min()
     left.scatter(data.order[own], data.labels[own], s=12, color=PALETTE[0])
@@ -164,7 +164,7 @@ def order_figure(data: EEGDataset, found: Successions) -> Figure:
 
 
 def confounds_figure(audits: dict[str, Audit]) -> Figure:
-    """Each audit's answer beside its answers by chance, for labels that were exchanged or moved."""
+    """Each audit's answer next to its chance answers, for permuted or shifted labels."""
     figure, axis = panels(height=0.9 + 0.42 * len(audits))
     for place, audit in enumerate(audits.values()):
         low, high = audit.null.quantile(torch.tensor([0.0, 1.0], dtype=audit.null.dtype)).tolist()
@@ -183,8 +183,8 @@ def confounds_figure(audits: dict[str, Audit]) -> Figure:
 
 
 def calibration_figure(table: dict) -> Figure:
-    """How often each audit raises its flag under growing drift, and what drift adds to the accuracy of a classifier
-    that reads the trial and of one that is blind to it; `table` as docs/studies/calibrate_audits.py writes it."""
+    """How often each audit raises its flag as drift grows, and how much drift adds to the accuracy of a classifier that
+    reads the trial and of one that cannot see it; `table` as written by docs/studies/calibrate_audits.py."""
     figure, axes = panels(1, 3, height=3.4, width_ratios=(1, 1, 1))
     classifiers = {
         "order of labels": ("whole trial", PALETTE[2]),
@@ -195,7 +195,7 @@ def calibration_figure(table: dict) -> Figure:
         for number, (name, colour) in enumerate(colours.items()):
             rows = [row for row in table["rows"] if row["design"] == design and row["audit"] == name]
             shares = [100 * row["flags"] / row["seeds"] for row in rows]
-            size = 11 - 3 * number  # those that lie on each other are all seen
+            size = 11 - 3 * number  # so that overlapping ones are all visible
             axis.plot([row["drift"] for row in rows], shares, "o-", markersize=size, color=colour, label=name)
         axis.set(title=f"{design}: flags raised", ylabel="recordings (%)", ylim=(-4, 106))
     style.chance_line(axes[1], 5, "5 %")

@@ -23,7 +23,7 @@ INTERVALS = "95 % intervals, chance dashed"
 
 
 def comparison_figure(scores: dict[str, dict], differences: dict[str, dict]) -> Figure:
-    """`classification_scores` by branch (tables 2, 3 of the paper), and `paired_difference` of fusion and each.
+    """`classification_scores` by branch (tables 2 and 3 of the paper), and `paired_difference` of fusion and each.
 
     The p-values of these differences are one family, corrected by Holm.
     """
@@ -47,7 +47,7 @@ def comparison_figure(scores: dict[str, dict], differences: dict[str, dict]) -> 
 
 
 def attributes_figure(scores: dict[str, dict[str, dict]], names: dict[str, str]) -> Figure:
-    """How often each attribute of the class is right: branch -> attribute -> score; what is written beneath each."""
+    """How often each attribute of the class is right: branch -> attribute -> score; `names` are the labels beneath."""
     if not names:
         return style.empty_figure("The class names are not built alike, so a class is right or wrong as a whole.")
     figure, axis = panels()
@@ -59,7 +59,7 @@ def attributes_figure(scores: dict[str, dict[str, dict]], names: dict[str, str])
 
 
 def confusion_figure(matrix: ArrayLike, class_names: Sequence[str], attributes: dict, means: ArrayLike) -> Figure:
-    """Which classes are taken for which, ordered by each of `class_attributes`, else by likeness of means."""
+    """Which classes are confused with which, ordered by each of `class_attributes`, else by similarity of means."""
     shares = 100 * np.asarray(matrix) / np.maximum(np.asarray(matrix).sum(1, keepdims=True), 1)
     columns = {f"ordered by the {place}": words for place, words in attributes.items()} or {"confusion matrix": []}
     figure, axes = panels(1, len(columns), width=4.6 * len(columns), height=4.2, squeeze=False)
@@ -71,7 +71,7 @@ def confusion_figure(matrix: ArrayLike, class_names: Sequence[str], attributes: 
         picture = axis.imshow(shares[order][:, order], cmap=SEQUENTIAL, vmin=0, vmax=100)
         axis.set(xlabel="predicted class", ylabel="right class", title=title)
         names = [(words or class_names)[label] for label in order]
-        if words:  # lines between, and names beside, runs of equal words
+        if words:  # lines between, and names next to, blocks of equal words
             starts = {name: names.index(name) for name in names}
             for edge in list(starts.values())[1:]:
                 axis.axhline(edge - 0.5, color="white", linewidth=0.5)
@@ -88,7 +88,7 @@ def confusion_figure(matrix: ArrayLike, class_names: Sequence[str], attributes: 
 
 
 def embedding_figure(points: ArrayLike, words: dict[str, Sequence[str]], unseen: ArrayLike) -> Figure:
-    """Trials in a plane (trial, 2), coloured by title -> word of each; large where `unseen` (trial,) in training."""
+    """Trials in a plane (trial, 2), coloured by title -> word of each; large if `unseen` (trial,) in training."""
     points, unseen = np.asarray(points), np.asarray(unseen, bool)
     figure, axes = panels(1, len(words), height=4, squeeze=False)
     for axis, (title, of_trial) in zip(axes[0], words.items(), strict=True):
@@ -109,7 +109,7 @@ def embedding_figure(points: ArrayLike, words: dict[str, Sequence[str]], unseen:
 
 
 def text_similarity_figure(coarse: Tensor, fine: Tensor, labels: Tensor) -> Figure:
-    """How alike text embeddings (text, tokens, width) are, of classes and of captions sorted by class (caption,)."""
+    """Similarity of text embeddings (text, tokens, width): of classes, and of captions sorted by class (caption,)."""
     figure, axes = panels(1, 3, height=3.2, width_ratios=(1, 1, 0.9))
     coarse, fine = (normalize(embeddings.flatten(1), dim=-1) for embeddings in (coarse, fine))
     names, captions = (coarse @ coarse.T).numpy(), (fine @ fine.T).numpy()
@@ -147,7 +147,7 @@ def alignment_curves_figure(history: History) -> Figure:
 def retrieval_figure(retrieval: dict[str, dict[str, dict]]) -> Figure:
     """How often the right text is among the first k of all: which texts -> "top1", "top5" -> score.
 
-    Beside "chance" a score may say what the "class_scores_alone" would find.
+    Besides "chance", a score may contain what the "class_scores_alone" would find.
     """
     figure, axes = panels(1, len(retrieval), sharey=True, squeeze=False)
     for axis, (title, scores) in zip(axes[0], retrieval.items(), strict=True):
@@ -174,7 +174,7 @@ def interpolation_figure(own: dict[str, Tensor], other: dict[str, Tensor]) -> Fi
         left.annotate(name, (place, 0), xytext=(0, 8), textcoords="offset points", ha="center")
     left.set(xlabel="position on the line between both", ylabel="distance from the line", ylim=(0, None))
     ends = [min(right.get_xlim()[0], right.get_ylim()[0]), max(right.get_xlim()[1], right.get_ylim()[1])]
-    right.plot(ends, ends, color=COLOUR_OF["chance"], linewidth=1, linestyle=":")  # as close to one as to the other
+    right.plot(ends, ends, color=COLOUR_OF["chance"], linewidth=1, linestyle=":")  # equally close to both
     right.set(xlabel="cosine with the class name", ylabel="cosine with the caption")
     right.legend(loc="upper left")
     return figure

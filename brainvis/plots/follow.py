@@ -1,4 +1,4 @@
-"""One trial on its way through the method, a figure a notebook: waveform, spectrum, neighbours, text, pictures."""
+"""One trial followed through the method, one figure per notebook: waveform, spectrum, neighbours, text, pictures."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ TIME = "time after onset (ms)"
 
 
 def unit(data: EEGDataset, trial: int = 0) -> str:
-    """What the numbers of a data set are in, by their size: standardised ones are about 1."""
+    """The unit of a data set's numbers, judged by their size: standardised numbers are about 1."""
     return "z" if data.trials[trial].std() < 3 else "µV"
 
 
 def followed_trial(data: EEGDataset, among: Tensor, subject: int | None = None) -> int:
-    """The trial that all notebooks follow: of `among` (indices), and of `subject` where it has any of these, the first
-    trial of the class in the middle. Nobody picks it, and nothing else in a notebook changes it.
+    """The trial that all notebooks follow: the first trial of the middle class in `among` (indices), restricted to
+    `subject` if it has any of these. It is not picked by hand, and nothing else in a notebook changes it.
 
     ValueError: `among` is empty.
     """
@@ -36,7 +36,7 @@ def followed_trial(data: EEGDataset, among: Tensor, subject: int | None = None) 
 
 
 def waveform_figure(data: EEGDataset, trial: int, channels: int = 10) -> Figure:
-    """The trial that is followed: the picture that was shown, and some channels of the EEG that was recorded."""
+    """The followed trial: the picture that was shown, and some channels of the recorded EEG."""
     figure, (left, right) = panels(1, 2, height=3.2, width_ratios=(1, 3))
     _shown(left, data, trial)
     style.show_trial(right, data, trial, channels, among=[trial])
@@ -45,8 +45,8 @@ def waveform_figure(data: EEGDataset, trial: int, channels: int = 10) -> Figure:
 
 
 def spectrum_figure(hertz: Tensor, spectrum: Tensor, others: Tensor) -> Figure:
-    """The amplitudes of the followed trial (frequency, channel) beside those of other trials (trial, frequency,
-    channel): their mean over channels, and how each channel differs, in standard deviations over trials."""
+    """The amplitudes of the followed trial (frequency, channel) next to those of other trials (trial, frequency,
+    channel): the mean over channels, and how each channel differs, in standard deviations over trials."""
     figure, (left, right) = panels(1, 2, height=2.9, width_ratios=(1, 1.2))
     over_channels = others.mean(2)  # (trial, frequency)
     low, middle, high = np.quantile(over_channels, [0.05, 0.5, 0.95], axis=0)
@@ -78,7 +78,7 @@ def neighbours_figure(data: EEGDataset, trial: int, neighbours: Sequence[int], c
 
 
 def text_state_figure(states: Mapping[str, Tensor], nearest: Mapping[str, Sequence[tuple[str, float, bool]]]) -> Figure:
-    """The text embedding predicted from the followed trial beside those of its texts, and the texts nearest to it.
+    """The text embedding predicted from the followed trial next to those of its texts, and the nearest texts.
 
     `states`: name -> (tokens, width). `nearest`: which texts -> (text, cosine, whether it is the true one), best first.
     """
@@ -107,15 +107,15 @@ def text_state_figure(states: Mapping[str, Tensor], nearest: Mapping[str, Sequen
 
 
 def nearest(cosines: Tensor, texts: Sequence[str], true: int, count: int = 5) -> list[tuple[str, float, bool]]:
-    """The texts with the highest cosines (text,), best first, and the true one behind them if it is not among them:
-    text, cosine, whether it is the true one."""
+    """The texts with the highest cosines (text,), best first, followed by the true one if it is not among them: text,
+    cosine, whether it is the true one."""
     order = cosines.argsort(descending=True, stable=True)[:count].tolist()
     order += [] if true in order else [true]
     return [(texts[place], cosines[place].item(), place == true) for place in order]
 
 
 def verdict_figure(pictures: Mapping[str, Pixels], words: Mapping[str, str], true: str) -> Figure:
-    """What became of the followed trial: pictures by what they are (height, width, 3), and the judge's word of each."""
+    """The pictures made from the followed trial: name -> (height, width, 3), and the judge's word for each."""
     figure, axes = panels(1, len(pictures), height=1.9, width=min(9, 1.55 * len(pictures)), squeeze=False,
                           subplot_kw=style.PLAIN)  # fmt: skip
     for axis, (name, picture) in zip(axes[0], pictures.items(), strict=True):
@@ -129,7 +129,7 @@ def verdict_figure(pictures: Mapping[str, Pixels], words: Mapping[str, str], tru
 
 
 def _shown(axes: Axes, data: EEGDataset, trial: int, head: str = "shown") -> None:
-    """The picture of a trial with the name of its class; the name alone where there are no pictures."""
+    """The picture of a trial with the name of its class; the name alone if there are no pictures."""
     axes.set(xticks=[], yticks=[], frame_on=False)
     name = style.words(data.class_names[data.labels[trial]], 24)
     if data.has_images and data.images[trial] >= 0:

@@ -1,4 +1,4 @@
-"""The method as one row of boxes, the box of a notebook lit: where a reader is."""
+"""The method as one row of boxes, with a notebook's box highlighted: where the reader is."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,8 +9,8 @@ from brainvis.plots import style
 from brainvis.plots.style import WIDTH, panels
 
 LIT, UNLIT, INK = style.PALETTE[1], (0.62, 0.62, 0.62), (0.15, 0.15, 0.15)
-HIGH = 1.15  # inches, and the units of the drawing, as the width is
-# Of each stage: left, bottom, width, height; what the box says under the number of its notebook.
+HIGH = 1.15  # inches, which are also the drawing units, as for the width
+# For each stage: left, bottom, width, height; the text in the box under its notebook number.
 BOXES = {
     "exploration": ((0.05, 0.35, 0.95, 0.5), "data"),
     "lmm_pretraining": ((1.3, 0.63, 1.2, 0.48), "time branch"),
@@ -33,9 +33,9 @@ CARRIED = {"fusion": "embedding,\nclass scores", "alignment": "text\nembedding",
 
 
 def framework_strip(stage: str) -> Figure:
-    """The eight notebooks as boxes, in the order in which data flow through them, that of `stage` lit.
+    """The eight notebooks as boxes, in the order of the data flow, with that of `stage` highlighted.
 
-    `stage` is a name in `brainvis.graph.NOTEBOOKS`; "<encoder>_branch" is notebook 03. ValueError for another.
+    `stage` is a name in `brainvis.graph.NOTEBOOKS`; "<encoder>_branch" is notebook 03. ValueError for any other.
     """
     here = "frequency_branch" if stage not in NOTEBOOKS and stage.endswith("_branch") else stage
     if here not in BOXES:

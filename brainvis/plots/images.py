@@ -1,4 +1,4 @@
-"""Figures of notebook 06: what was shown beside what was generated, how good it is, what is recovered."""
+"""Figures of notebook 06: pictures shown next to pictures generated, their quality, and what is recovered."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -8,13 +8,13 @@ from brainvis.plots import style
 from brainvis.plots.style import COLOUR_OF, WIDTH, Pixels, empty_figure, panels
 
 STAGE_NAMES = {"semantic": "semantic stage", "refined": "refined"}
-SIZE = 0.9  # inches, of one picture
+SIZE = 0.9  # inches per picture
 
 
 def reconstruction_figure(
     truth: Pixels, stages: dict[str, Pixels], shown: list[str], predicted: list[str], seen: dict | None = None
 ) -> Figure:
-    """A row a trial: pictures (trial, [sample,] height, width, 3), and what the judge has `seen` in each stage's."""
+    """One row per trial: pictures (trial, [sample,] height, width, 3), and what the judge has `seen` in each stage."""
     if not len(truth):
         return empty_figure("There is no such trial.")
     cells = [(stage, sample) for stage in stages for sample in range(stages[stage].shape[1])]
@@ -38,7 +38,7 @@ def reconstruction_figure(
 
 
 def accuracy_figure(scores: dict[str, dict[str, dict]], classifier: dict[str, float], chance: float) -> Figure:
-    """Generation accuracy, stage -> "all", "right", "wrong" (predicted class) -> score, beside the classifier's."""
+    """Generation accuracy, stage -> "all", "right", "wrong" (predicted class) -> score, next to the classifier's."""
     figure, axes = panels(width=WIDTH * 0.85)
     trials = {part: score["trials"] for parts in scores.values() for part, score in parts.items()}
     names = {"all": "all trials", "right": "class predicted correctly", "wrong": "class predicted wrongly"}
@@ -53,7 +53,7 @@ def accuracy_figure(scores: dict[str, dict[str, dict]], classifier: dict[str, fl
 
 
 def recovery_figure(attributes: dict[str, dict[str, dict]]) -> Figure:
-    """Which attributes the judge finds again in the pictures: stage -> attribute -> {"value", "chance", "p"}."""
+    """Which attributes the judge recovers from the pictures: stage -> attribute -> {"value", "chance", "p"}."""
     names = list(next(iter(attributes.values())))
     figure, axes = panels(1, len(names), height=2.8, sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
@@ -69,7 +69,7 @@ def recovery_figure(attributes: dict[str, dict[str, dict]]) -> Figure:
 
 
 def controls_figure(scores: dict[str, dict], titles: dict[str, str], classifier: dict, chance: float) -> Figure:
-    """What GA is made of, see `evaluation.controls`: a line a control, by predicted class, below the classifier's."""
+    """What makes up GA, see `evaluation.controls`: a line per control, by predicted class, below the classifier's."""
     figure, axis = panels(height=0.36 * (len(scores) + 1) + 0.9)
     lines = {"the classifier (CA)": {"all": classifier}}
     for name, score in scores.items():

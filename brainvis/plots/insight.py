@@ -1,5 +1,5 @@
-"""Figures that answer a reader's question: when and where the EEG tells the class, whose EEG tells it, what a moving
-average and a codebook do, what lies between two texts, and what strength and guidance change."""
+"""Figures that answer a reader's questions: when and where the EEG carries the class, and whose EEG does; what a moving
+average and a codebook do; what lies between two texts; and what strength and guidance change."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ FEATURE_COLOURS = {"waveform": COLOUR_OF["time"], "power": COLOUR_OF["frequency"
 
 
 def topography(axes: Axes, data: EEGDataset, values: NDArray, **look):
-    """A map of one value a channel over the head, seen from above; returns what a colour bar is made for."""
+    """A map of one value per channel over the head, seen from above; returns the object that a colour bar needs."""
     with mne.utils.use_log_level("error"):
         info = mne.create_info(list(data.channels), data.sampling_rate, "eeg").set_montage(data.montage)
         return mne.viz.plot_topomap(np.asarray(values, float), info, axes=axes, sensors=False, show=False, **look)[0]
@@ -31,7 +31,7 @@ def topography(axes: Axes, data: EEGDataset, values: NDArray, **look):
 def time_resolved_figure(
     data: EEGDataset, centres: Tensor, over_time: Mapping[str, Decoded], over_scalp: Mapping[str, Decoded]
 ) -> Figure:
-    """Accuracy in each window after onset, and of each channel: a map where positions are known, else the best ones."""
+    """Accuracy in each window after onset, and of each channel: a map if positions are known, else the best ones."""
     if not over_time:
         return style.empty_figure("No subject has both training and validation trials of two classes.")
     figure, axes = panels(1, 1 + len(over_scalp), height=3.0, width_ratios=(2.4, *[1] * len(over_scalp)))
@@ -65,8 +65,8 @@ def time_resolved_figure(
 
 
 def quality_figure(quality: Mapping[int, Mapping[str, float]]) -> Figure:
-    """Whose EEG tells the class: accuracy of each subject against the signal-to-noise ratio of the evoked response and
-    the share of the variance that the class explains (`time_resolved.subject_quality`)."""
+    """Whose EEG carries the class: accuracy of each subject against the signal-to-noise ratio of the evoked response
+    and the share of the variance that the class explains (`time_resolved.subject_quality`)."""
     if not quality:
         return style.empty_figure("No subject has both training and validation trials of two classes.")
     figure, axes = panels(1, 2, height=2.9, sharey=True)
@@ -88,8 +88,8 @@ def quality_figure(quality: Mapping[int, Mapping[str, float]]) -> Figure:
 
 
 def moving_average_figure(momentum: float, steps: int, tokens: Tensor, most: int = 12) -> Figure:
-    """Left: how much of the target encoder comes from the last so many epochs, with `steps` an epoch. Right: when in a
-    trial the most frequent codewords occur; `tokens` (trial, unit)."""
+    """Left: share of the target encoder that comes from the last n epochs, against n, with `steps` per epoch. Right:
+    when in a trial the most frequent codewords occur; `tokens` (trial, unit)."""
     figure, (left, right) = panels(1, 2, height=2.8)
     ago = np.arange(0, max(2, int(np.log(0.005) / np.log(momentum))) if 0 < momentum < 1 else 2)
     left.plot(ago / steps, 100 * (1 - momentum ** (ago + 1)), color=COLOUR_OF["time"])
@@ -112,7 +112,7 @@ def moving_average_figure(momentum: float, steps: int, tokens: Tensor, most: int
 
 def line_figure(geometry: Mapping[str, Sequence[float]], cosine: float) -> Figure:
     """The straight line from the embedding of the class name to that of the caption: cosines with both ends and length
-    along it (`text_line.line_geometry`); `cosine` is that between the ends."""
+    along it (`text_line.line_geometry`); `cosine` is the cosine between the ends."""
     figure, axis = panels(height=2.6, width=6)
     looks = {"cosine_coarse": ("cosine with the class name", "o-", PALETTE[0])}
     looks["cosine_fine"] = ("cosine with the caption", "s-", PALETTE[1])
@@ -128,8 +128,8 @@ def line_figure(geometry: Mapping[str, Sequence[float]], cosine: float) -> Figur
 def sweep_figure(
     truth: Pixels, pictures: Mapping[str, Pixels], shown: Sequence[str], hits: Mapping[str, Sequence[bool]]
 ) -> Figure:
-    """A row a trial, a column a setting -> pictures (trial, height, width, 3); a frame where the judge sees the class
-    that was shown: `hits` of the same settings, (trial,)."""
+    """One row per trial, one column per setting -> pictures (trial, height, width, 3); framed if the judge sees the
+    class that was shown: `hits` for the same settings, (trial,)."""
     size, columns = 0.85, 1 + len(pictures)
     figure, axes = panels(len(truth), columns, width=size * columns + 1.2, height=size * len(truth) + 0.8,
                           squeeze=False, subplot_kw=style.PLAIN)  # fmt: skip

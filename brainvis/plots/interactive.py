@@ -1,4 +1,4 @@
-"""What a reader chooses in notebooks 01, 02 and 06: everything is drawn ahead, see `plots.choose`."""
+"""Interactive choices in notebooks 01, 02 and 06: everything is drawn in advance, see `plots.choose`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,9 +16,9 @@ ALL = "all classes"
 
 
 def evoked_choice(data: EEGDataset, by_class: Tensor, classes: Tensor, electrodes: int = 4, most: int = 5) -> Choice:
-    """The evoked response at an electrode, of a class (class, channel, time), and its map at the peak of that class.
+    """The evoked response at an electrode, for a class (class, channel, time), and its map at the peak of that class.
 
-    Some classes, evenly spaced, beside the mean of all; the electrodes whose responses differ most between classes.
+    Some classes, evenly spaced, and the mean of all; the electrodes whose responses differ most between classes.
     """
     strength = by_class.var(0, correction=0).mean(1) if len(by_class) > 1 else by_class[0].square().mean(1)
     best = strength.argsort(descending=True)[:electrodes].sort().values.tolist()
@@ -55,13 +55,13 @@ def evoked_choice(data: EEGDataset, by_class: Tensor, classes: Tensor, electrode
 def mask_choice(
     data: EEGDataset, trial: int, masks: Mapping[float, Tensor], quality: Mapping[float, Mapping[str, float]]
 ) -> Choice:
-    """One trial under masks of several ratios, and what the trained model can say under each of some trials
+    """One trial under masks of several ratios, and how well the trained model predicts some trials under each
     (`evaluation.masking`)."""
     frames = []
     for ratio, mask in masks.items():
         figure, (left, right) = panels(1, 2, height=2.6, width_ratios=(2.2, 1))
         style.show_trial(left, data, trial, 5, among=[trial])
-        length = data.trials.shape[-1] // len(mask) * 1000 / data.sampling_rate  # milliseconds a unit
+        length = data.trials.shape[-1] // len(mask) * 1000 / data.sampling_rate  # milliseconds per unit
         first = 1000 * data.times[0].item()
         for place in mask.nonzero().flatten().tolist():
             start = first + place * length
@@ -85,9 +85,10 @@ def mask_choice(
 def picture_choice(
     stages: Mapping[str, Pixels], shown: Sequence[str], words: Mapping[str, Sequence[str]], trials: Sequence[int]
 ) -> Choice:
-    """A trial and a stage: the picture that was shown beside the one that was made, and what the judge sees in it.
+    """A trial and a stage: the picture that was shown next to the one that was made, and what the judge sees in it.
 
-    `stages`: name -> (trial, height, width, 3), the first one what was shown; `words`: stage -> (trial,) the judge's.
+    `stages`: name -> (trial, height, width, 3), the first being the pictures shown; `words`: stage -> the judge's words
+    (trial,).
     """
     first, *others = stages
     names = {row: f"trial {trial}: {style.words(shown[row], 24)}" for row, trial in enumerate(trials)}
@@ -103,7 +104,7 @@ def line_choice(
     pictures: Mapping[float, Pixels], names: Sequence[str], captions: Sequence[str], truth: Pixels
 ) -> Choice:
     """A trial, and a slider from its class name to its caption: what the semantic stage draws at each place between the
-    two text embeddings -> (trial, height, width, 3); beside it what was shown, (trial, height, width, 3)."""
+    two text embeddings -> (trial, height, width, 3); next to it, what was shown, (trial, height, width, 3)."""
     of_trial = [f"{row + 1}: {style.words(name, 24)}" for row, name in enumerate(names)]
     places = {f"{place:g}": made for place, made in pictures.items()}
     frames = [

@@ -1,4 +1,4 @@
-"""The figure of the method: what flows through BrainVis and what each part learns from, for a trial of the study."""
+"""The figure of the method: what flows through BrainVis and what each part learns from, for one trial of the study."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from brainvis.plots import style
 from brainvis.plots.style import COLOUR_OF, Pixels, panels
 
 LEARNT, FROZEN, LOSS = style.PALETTE[0], (0.45, 0.45, 0.45), style.PALETTE[3]
-WIDE, HIGH = 11.0, 6.3  # inches, and the units of the drawing
+WIDE, HIGH = 11.0, 6.3  # inches, which are also the drawing units
 SHOWN_UNITS = 22  # squares that stand for the units of a trial
 
 
@@ -27,8 +27,8 @@ def framework_figure(
 ) -> Figure:
     """The method (our own drawing, after figure 2 of the paper) with the sizes of one configuration.
 
-    The trace and the spectrum are of `trial`. Without `text_shape` (tokens, width) of text embeddings the drawing ends
-    with the classifier. `pictures` of this trial: "shown", "semantic", "refined" -> pixels, those that there are.
+    The trace and the spectrum are those of `trial`. Without the `text_shape` (tokens, width) of text embeddings, the
+    drawing ends with the classifier. `pictures` of this trial: "shown", "semantic", "refined" -> pixels, if available.
     """
     bottom = 0.0 if text_shape else 2.0
     figure, axes = panels(width=WIDE, height=HIGH - bottom, subplot_kw=style.PLAIN)
@@ -145,7 +145,7 @@ def _branches_and_fusion(axes: Axes, configuration: Configuration, data: EEGData
 
 
 def _pictures(axes: Axes, configuration: Configuration, text_shape: tuple, pictures: dict, name: str) -> None:
-    """The lower row: text embeddings, alignment, both stages; below each of them its picture."""
+    """The lower row: text embeddings, alignment and both stages, each with its picture below."""
     generation, alignment = configuration.generation, configuration.alignment
     shape = f"{text_shape[0]} x {text_shape[1]}"
     _box(axes, (2.25, 1.1, 2.2, 0.72), f"CLIP text encoder\nlast hidden states, {shape}\nonly for training", FROZEN)
@@ -182,13 +182,13 @@ def _count(number: int, what: str) -> str:
 
 
 def _words(axes: Axes, place: tuple[float, float], name: str, rest: str) -> None:
-    """A name in bold, and what is said of it, in one line."""
+    """A name in bold, followed by its description, in one line."""
     axes.text(*place, name, weight="bold", fontsize=8.5, va="center")
     axes.text(place[0] + 0.075 * len(name), place[1], rest, fontsize=7.5, va="center", style="italic")
 
 
 def _box(axes: Axes, place: tuple, text: str, colour: tuple, faded: bool = False, size: float = 8) -> None:
-    """A box (left, bottom, width, height) with words, the first line its name; dotted where it is left out."""
+    """A box (left, bottom, width, height) with text, its name in the first line; dotted if it is left out."""
     left, bottom, width, height = place
     look = {"linestyle": ":", "alpha": 0.4} if faded else {}
     look |= {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": (*colour[:3], 0.12), "edgecolor": colour}
@@ -201,7 +201,7 @@ def _box(axes: Axes, place: tuple, text: str, colour: tuple, faded: bool = False
 
 
 def _loss(axes: Axes, centre: tuple[float, float], text: str) -> None:
-    """What a part learns from; its formulas are ours."""
+    """The loss that a part learns from; the formulas are ours."""
     box = {"boxstyle": "round,pad=0.25", "facecolor": (*LOSS, 0.1), "edgecolor": LOSS, "linewidth": 1.1}
     axes.text(*centre, text, ha="center", va="center", fontsize=7.2, bbox=box, parse_math=True)
 

@@ -1,4 +1,4 @@
-"""The one look of all figures and tables, set when this is imported, and what several of them draw."""
+"""The common style of all figures and tables, set when this module is imported, and shared drawing functions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -17,49 +17,49 @@ from numpy.typing import NDArray
 from brainvis.data.dataset import EEGDataset
 
 Pixels = NDArray[np.uint8]
-WIDTH, HEIGHT = 9.0, 3.0  # inches, of a figure as wide as the text, and of one row of panels
+WIDTH, HEIGHT = 9.0, 3.0  # inches: a figure as wide as the text, and one row of panels
 FILE_UNIT = "units of the file"  # of EEG, standardised or microvolts
-MANY = 20  # names: more than this do not fit on an axis or in a legend
+MANY = 20  # names: more do not fit on an axis or in a legend
 # Blue, orange, indigo, vermilion, ...: seaborn's colour-blind palette without its green, which some see as its red.
 PALETTE = sns.color_palette(
     ["#0173b2", "#e69f00", "#542788", "#d55e00", "#cc78bc", "#7f4a1e", "#fbafe4", "#949494", "#f0e442", "#56b4e9"]
 )
-SEQUENTIAL, DIVERGING = "mako", "vlag"  # from nothing to much; around zero
-# One colour for one thing, in every figure.
+SEQUENTIAL, DIVERGING = "mako", "vlag"  # from low to high; around zero
+# The same colour for the same thing in every figure.
 COLOUR_OF = {"time": PALETTE[0], "frequency": PALETTE[1], "fused": PALETTE[2]}
 COLOUR_OF |= {"late": sns.light_palette(PALETTE[2], 3)[1], "referee": (0.15, 0.15, 0.15)}
 COLOUR_OF |= {"train": PALETTE[7], "validation": PALETTE[4], "test": PALETTE[3]}
 COLOUR_OF |= {"semantic": PALETTE[9], "refined": PALETTE[5], "chance": (0.45, 0.45, 0.45), "truth": (0.15, 0.15, 0.15)}
 COLOUR_OF |= {"hit": PALETTE[0], "miss": PALETTE[3]}
-OTHERS = [PALETTE[number] for number in (5, 6, 8, 9, 4, 3)]  # of branches that are not named here
+OTHERS = [PALETTE[number] for number in (5, 6, 8, 9, 4, 3)]  # for branches not named here
 LOOK = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
 LOOK |= {"image.interpolation": "nearest", "pdf.fonttype": 42, "figure.dpi": 90}  # text stays text
 LOOK |= {"text.parse_math": False}  # a class may be called "$5"
 LOOK |= {"axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8, "legend.title_fontsize": 8}
 LOOK |= {"xtick.labelsize": 8, "ytick.labelsize": 8, "font.size": 9}
-PLAIN = {"frame_on": False, "xticks": [], "yticks": []}  # axes of a picture
-# The font comes with matplotlib, so that figures are the same on every machine.
+PLAIN = {"frame_on": False, "xticks": [], "yticks": []}  # axes for pictures
+# The font comes with matplotlib, so figures are the same on every machine.
 sns.set_theme(style="ticks", font="DejaVu Sans", palette=PALETTE, rc=LOOK)
-if get_ipython():  # imported here: where there is no shell yet, this import would take the pictures from the notebook
+if get_ipython():  # imported here: without a shell, this import would remove the pictures from the notebook
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     set_matplotlib_formats("retina")  # twice as many pixels
-# In tables, too, names are text: neither HTML nor formulas.
+# In tables, too, names are plain text: neither HTML nor formulas.
 TABLES = {"styler.format.escape": "html", "styler.html.mathjax": False, "display.html.use_mathjax": False}
 for option, value in TABLES.items():
     pd.set_option(option, value)
 
 
 def words(name: object, most: int = 40) -> str:
-    """A name of somebody's as one line of at most `most` characters, without what is not seen: line breaks, marks that
-    turn the direction. A space goes before an underscore, as matplotlib leaves such labels out of its legends."""
+    """A user-supplied name as one line of at most `most` characters, without invisible ones: line breaks, direction
+    marks. A leading underscore gets a space before it, as matplotlib omits such labels from its legends."""
     text = "".join(letter for letter in " ".join(str(name).split()) if letter.isprintable()) or "?"
     text = text if len(text) <= most else text[: most - 4] + " ..."
     return f" {text}" if text.startswith("_") else text
 
 
 def panels(rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float | None = None, **options):
-    """As `plt.subplots`, size of the whole in inches; closed for pyplot, so that a notebook shows the figure once."""
+    """Like `plt.subplots`, with the total size in inches; closed for pyplot, so a notebook shows the figure once."""
     size = (width, height or HEIGHT * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
     plt.close(figure)
@@ -74,7 +74,7 @@ def empty_figure(sentence: str) -> Figure:
 
 
 def colours_of(names: Iterable[str]) -> dict[str, tuple]:
-    """The colour of each name, distinct ones for branches that have none of their own."""
+    """The colour of each name; branches without a colour of their own get distinct ones."""
     others = cycle(OTHERS)
     return {name: COLOUR_OF[name] if name in COLOUR_OF else next(others) for name in names}
 
@@ -93,7 +93,7 @@ def chance_line(axes: Axes, chance: float, label: str | None = None) -> None:
 
 
 def chance_mark(axes: Axes, place: float, chance: float) -> None:
-    """A short dashed line at the chance level of one place alone."""
+    """A short dashed line at the chance level of a single place."""
     axes.plot([place - 0.35, place + 0.35], [chance, chance], "--", color=COLOUR_OF["chance"])
 
 
@@ -108,7 +108,7 @@ def estimate(axes: Axes, place: float, score: Mapping, colour, *, width=None, sc
 
 
 def estimates(axes: Axes, groups: Mapping, places: Mapping, *, bars=False, scale=1, labels: Mapping | None = None):
-    """Scores of several groups side by side, group -> place -> score, at each of `places` -> what stands beneath it."""
+    """Scores of several groups side by side, group -> place -> score, at each of `places` -> the label beneath it."""
     colours, apart = colours_of(groups), 0.8 / max(len(groups), 1 if bars else 5)
     width = 0.92 * apart if bars else None
     for number, (name, scores) in enumerate(groups.items()):
@@ -125,7 +125,7 @@ def estimates(axes: Axes, groups: Mapping, places: Mapping, *, bars=False, scale
 
 
 def amplitude_bar(axes: Axes, amount: float, unit: str) -> None:
-    """A vertical bar of about this height right of the traces, rounded to 1, 2 or 5, with its size and unit."""
+    """A vertical bar of about this height to the right of the traces, rounded to 1, 2 or 5, with its size and unit."""
     power = 10.0 ** np.floor(np.log10(amount))
     size = power * max(step for step in (1, 2, 5) if step * power <= amount * 1.001)
     limits, across = axes.get_ylim(), axes.get_yaxis_transform()
@@ -136,7 +136,7 @@ def amplitude_bar(axes: Axes, amount: float, unit: str) -> None:
 
 
 def mark_hit(axes: Axes, hit: bool, name: str) -> None:
-    """Frame a picture and write beneath it the name that was read from it, ticked or crossed: never by colour alone."""
+    """Frame a picture and write the recognised name beneath it, ticked or crossed: never marked by colour alone."""
     colour = COLOUR_OF["hit" if hit else "miss"]
     axes.set_frame_on(True)
     axes.spines[:].set(visible=True, color=colour, linewidth=2, capstyle="butt")
@@ -145,11 +145,11 @@ def mark_hit(axes: Axes, hit: bool, name: str) -> None:
 
 
 def unlabelled(figure: Figure) -> list[str]:
-    """What a reader would miss in a figure: an empty list if every axis says what it shows and in which unit.
+    """What a reader would miss in a figure: an empty list if every axis states what it shows and in which unit.
 
     Axes with numbers need a label, their own or that of the panel they share the axis with; axes whose ticks are names
-    need none. A map (a picture of one number a pixel) needs a colour bar with a label, or its numbers written into it;
-    a photograph needs neither. Where there are several panels, each needs a title or a label.
+    need none. A map (a picture of one number per pixel) needs a colour bar with a label, or its numbers written in it;
+    a photograph needs neither. If there are several panels, each needs a title or a label.
     """
     missing, bars = [], [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
     maps = [mapped for axes in figure.axes if axes not in bars for mapped in _maps(axes)]
@@ -174,14 +174,14 @@ def unlabelled(figure: Figure) -> list[str]:
 
 
 def _maps(axes: Axes) -> list[ScalarMappable]:
-    """Pictures and meshes of one number a pixel, whose colours stand for it."""
+    """Pictures and meshes of one number per pixel, encoded by colour."""
     drawn = [drawn for drawn in (*axes.images, *axes.collections) if isinstance(drawn, ScalarMappable)]
     drawn = [drawn for drawn in drawn if drawn.get_array() is not None and not isinstance(drawn, ContourSet)]
     return [mapped for mapped in drawn if np.ndim(mapped.get_array()) < 3]
 
 
 def _numbers(axes: Axes, which: str) -> bool:
-    """Whether the ticks of an axis are numbers, not names, and are shown."""
+    """Whether the ticks of an axis are visible numbers, not names."""
     ticks = [label.get_text() for label in getattr(axes, f"get_{which}ticklabels")() if label.get_visible()]
     found = [tick.replace("\N{MINUS SIGN}", "-").strip("$%") for tick in ticks if tick]
     return any("mathdefault" in tick or _is_number(tick) for tick in found)
@@ -198,8 +198,8 @@ def _is_number(text: str) -> bool:
 def show_trial(
     axes: Axes, data: EEGDataset, trial: int, channels: int, among: Sequence[int], unit: str | None = FILE_UNIT
 ) -> None:
-    """Some channels of a trial one above the other, at distances that fit the trials it is drawn among; with an
-    amplitude bar, unless `unit` is None."""
+    """Some channels of a trial one above the other, at distances that suit the trials it is drawn among; with an
+    amplitude bar unless `unit` is None."""
     shown = np.linspace(0, len(data.channels) - 1, min(channels, len(data.channels))).round().astype(int)
     step = 6 * data.trials[among][:, shown].std().item()  # six standard deviations apart: lines rarely meet
     heights = -step * np.arange(len(shown))

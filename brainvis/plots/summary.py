@@ -1,5 +1,5 @@
-"""Figures of notebooks 07 and 08: what all runs together say. Scores are the rows of `report.gather_scores`, one
-seed alone, or of `seeds.mean_over_seeds`."""
+"""Figures of notebooks 07 and 08: results over all runs. Scores are the rows of `report.gather_scores`, for a single
+seed, or of `seeds.mean_over_seeds`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,9 +17,9 @@ from brainvis.plots.style import WIDTH, Pixels, empty_figure, panels
 COLOURS_OF_MEASURES = {"CA top-1": "fused", "GA": "refined"}
 TITLES = {"top1": "top-1", "top5": "top-5", "balanced_accuracy": "balanced accuracy"}
 KEYS = ("value", "low", "high")
-MOST_INSIDE = 3  # subjects: the names of more hide their points
+MOST_INSIDE = 3  # subjects: more names would hide the points
 SUBJECTS, MARKERS = [style.PALETTE[number] for number in (0, 3, 4, 5, 9, 7)], "os^Dv"
-# Of scores of the fusion stage: what stands beneath them, in this order; other branches go after the first two.
+# Labels beneath the scores of the fusion stage, in this order; other branches go after the first two.
 FEATURES = {"time": "time branch", "frequency": "frequency branch", "late": "late fusion", "fused": "BrainVis"}
 FEATURES |= {f"baselines.{name}": words for name, words in SHORT.items()}
 PICTURES_OF = {"semantic": "semantic stage alone", "refined": "after refinement"}
@@ -28,10 +28,10 @@ PICTURES_OF = {"semantic": "semantic stage alone", "refined": "after refinement"
 def classification_figure(
     scores: pd.DataFrame, trials: Mapping[int, int], of_seeds: pd.DataFrame | None = None
 ) -> Figure:
-    """Top-1 and top-5 accuracy (where that says nothing, balanced accuracy) of each branch, of late fusion, of BrainVis
-    and of the baselines; a line a subject.
+    """Top-1 and top-5 accuracy (balanced accuracy if top-5 is uninformative) of each branch, of late fusion, of
+    BrainVis and of the baselines; one line per subject.
 
-    `trials`: subject -> its test trials. `of_seeds`: the same scores of each seed, which get small points of their own.
+    `trials`: subject -> its test trials. `of_seeds`: the same scores for each seed, drawn as small separate points.
     """
     scores = scores[(scores["stage"] == "fusion") & (scores["ablation"] == "full")]
     if scores.empty:
@@ -72,7 +72,7 @@ def classification_figure(
 
 
 def ablation_figure(scores: pd.DataFrame, subject: int) -> Figure:
-    """Accuracy of classification (as table 3; the ablations that change it) and of generation (as table 4)."""
+    """Accuracy of classification (as in table 3; ablations that change it) and of generation (as in table 4)."""
     scores = scores[scores["subject"] == subject]
     classified = {"fused": _by(scores[scores["stage"] == "fusion"], "ablation", "fused.top1")}
     generated = {stage: _by(scores, "ablation", f"{stage}.generation_accuracy") for stage in PICTURES_OF}
@@ -97,7 +97,7 @@ def ablation_figure(scores: pd.DataFrame, subject: int) -> Figure:
 
 
 def differences_figure(differences: pd.DataFrame) -> Figure:
-    """What leaving a part out changes on the same trials, in points; a panel a measure, p corrected for its panel.
+    """How leaving out a part changes scores on the same trials, in points; one panel per measure, p corrected by panel.
 
     `differences` are those of `comparisons.ablation_differences`.
     """
@@ -125,13 +125,13 @@ def differences_figure(differences: pd.DataFrame) -> Figure:
 
 
 def _without(ablation: str, seeds: int = 1) -> str:
-    """An ablation's name in words, and of how many seeds its score is the mean."""
+    """An ablation's name in words, with the number of seeds its score is averaged over."""
     name = style.words(ablation.replace("no_", "no ").replace("_", " "), 30)
     return name if seeds == 1 else f"{name} ({seeds} seeds)"
 
 
 def _of_seeds(scores: pd.DataFrame | None, subject: int, score: str) -> np.ndarray:
-    """One score of the fusion stage of each seed of `full`, where there are several: (seed,)."""
+    """One score of the fusion stage for each seed of `full`, if there are several: (seed,)."""
     if scores is None:
         return np.empty(0)
     wanted = {"stage": "fusion", "ablation": "full", "subject": subject, "score": score}
@@ -140,7 +140,7 @@ def _of_seeds(scores: pd.DataFrame | None, subject: int, score: str) -> np.ndarr
 
 
 def _by(scores: pd.DataFrame, key: str, score: str) -> dict[object, dict]:
-    """One score of the rows, by their subject or ablation."""
+    """One score from the rows, by subject or ablation."""
     return scores[scores["score"] == score].set_index(key).to_dict("index")
 
 
@@ -152,11 +152,11 @@ def results_grid_figure(
     title: str = "",
     blocks: int = 3,
 ) -> Figure:
-    """Trials, each a row of four pictures in one of several blocks (the results grid of the paper).
+    """Trials in several blocks, each trial a row of four pictures (the results grid of the paper).
 
     `pictures`: column head -> pictures (trial, height, width, 3), the one shown first; `seen`: column head -> what the
-    judge sees in each of them, where one was asked. Beneath the picture shown stands its class, beneath the last that
-    was drawn from EEG the class that was `predicted`.
+    judge sees in each of them, if a judge was asked. The class is written beneath the picture shown, the `predicted`
+    class beneath the last picture drawn from EEG.
     """
     wide, count = len(pictures), len(names)
     rows = -(-count // blocks)
@@ -191,7 +191,7 @@ def results_grid_figure(
 
 
 def wrong_figure(truth: Pixels, drawn: Pixels, names: list[str], predicted: list[str]) -> Figure:
-    """Trials whose class was predicted wrongly (figure 7 of the paper): above what was shown, below what was drawn."""
+    """Trials whose class was predicted wrongly (figure 7 of the paper): shown above, drawn below."""
     if not len(truth):
         return empty_figure("No class was predicted wrongly.")
     figure, axes = panels(2, len(truth), width=WIDTH * 1.2, height=3.1, squeeze=False, subplot_kw=style.PLAIN)
@@ -206,10 +206,10 @@ def wrong_figure(truth: Pixels, drawn: Pixels, names: list[str], predicted: list
 def errors_figure(
     labels: Sequence[int], predicted: Sequence[int], words: Mapping[str, Sequence[str]], pairs: pd.DataFrame
 ) -> Figure:
-    """Which word of the name is wrong: one against the other, counted, and each taken for which.
+    """Which word of the name is wrong: one against the other, counted, and what each is confused with.
 
-    `labels` and `predicted` (trial,); `words` as `class_attributes` gives them. Where class names are not built alike,
-    the most frequent errors (`report.frequent_errors`) are drawn instead.
+    `labels` and `predicted` (trial,); `words` as returned by `class_attributes`. If class names do not share a common
+    structure, the most frequent errors (`report.frequent_errors`) are drawn instead.
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     if len(words) < 2:

@@ -13,14 +13,14 @@ from brainvis.plots import style
 from brainvis.plots.style import COLOUR_OF, PALETTE, panels
 from brainvis.training import History
 
-ON_WHITE = {"white": "silver", "yellow": "gold"}  # what can be seen on paper
+ON_WHITE = {"white": "silver", "yellow": "gold"}  # colours that are visible on paper
 
 
 def mask_figure(data: EEGDataset, trial: int, mask: Tensor, tokens: Tensor, channels: int = 6) -> Figure:
-    """One trial cut into units; `mask` (unit,) is true for the grey ones, `tokens` (masked unit,) are theirs."""
+    """One trial cut into units; `mask` (unit,) is true for the grey ones, `tokens` (masked unit,) are their tokens."""
     figure, axis = panels(height=3.4)
     style.show_trial(axis, data, trial, channels, among=[trial])
-    length = data.trials.shape[-1] // len(mask) * 1000 / data.sampling_rate  # milliseconds a unit
+    length = data.trials.shape[-1] // len(mask) * 1000 / data.sampling_rate  # milliseconds per unit
     edges = [1000 * data.times[0].item() + unit * length for unit in range(len(mask) + 1)]
     for unit, token in zip(mask.nonzero().flatten().tolist(), tokens.tolist(), strict=True):
         axis.axvspan(edges[unit], edges[unit + 1], color=(0.5, 0.5, 0.5, 0.35), linewidth=0)
@@ -59,7 +59,7 @@ def curves(history: History, titles: dict[str, str], **options) -> tuple:
 
 
 def curve(axis: Axes, history: History, term: str, title: str) -> None:
-    """A term of the loss over the epochs, of training and validation trials, and the epoch that was kept."""
+    """A term of the loss over the epochs, for training and validation trials, and the epoch that was kept."""
     for part in ("train", "validation"):
         epochs, values = history.curve(f"{part}_{term}")
         values = [100 * value for value in values] if "%" in title else values
@@ -71,8 +71,8 @@ def curve(axis: Axes, history: History, term: str, title: str) -> None:
 
 
 def pretraining_figure(history: History, before: dict[str, float], chance: float, codewords: int) -> Figure:
-    """What LMM learns: both losses and the accuracy of tokens, each beside what knows nothing of the trial; the use of
-    the codebook; what becomes of the encoder; linear probes (untrained: `before`, by readout, as `probe_encoder`)."""
+    """What LMM learns: both losses and the masked-token accuracy, each next to its level without knowledge of the
+    trial; codebook use; the encoder's state; linear probes (untrained: `before`, by readout, as `probe_encoder`)."""
     figure, axes = panels(2, 3, height=5.2)
     (regression, classification, accuracy), (perplexity, state, probe) = axes
     curve(regression, history, "regression", "regression loss (MSE)")
@@ -117,7 +117,7 @@ def classifier_figure(history: History, chance: float) -> Figure:
 
 
 def codebook_figure(usage: dict[str, Tensor]) -> Figure:
-    """How often each codeword is picked, most frequent first: "before", "after" -> units that have it (codeword,)."""
+    """How often each codeword is chosen, most frequent first: "before", "after" -> units that have it (codeword,)."""
     figure, axis = panels(height=2.6)
     for (when, counts), colour in zip(usage.items(), PALETTE, strict=False):
         shares = 100 * counts.sort(descending=True).values / counts.sum()
@@ -149,7 +149,7 @@ def group_spectra_figure(hertz: Tensor, spectra: dict[str, tuple[list[str], Tens
         few = len(names) <= len(PALETTE)
         look = {"alpha": 1, "linewidth": 1.2} if few else {"alpha": 0.3, "linewidth": 0.7}
         colours = PALETTE if few else PALETTE[:1] * len(names)
-        if all(map(is_color_like, names)):  # lines of red and blue pictures are red and blue
+        if all(map(is_color_like, names)):  # lines for red and blue pictures are red and blue
             colours = [ON_WHITE.get(name, name) for name in names]
         for name, line, colour in zip(names, difference, colours, strict=False):
             axis.plot(hertz, line, color=colour, label=style.words(name, 24), **look)
@@ -162,7 +162,7 @@ def group_spectra_figure(hertz: Tensor, spectra: dict[str, tuple[list[str], Tens
 
 
 def bands_figure(reliance: dict[str, dict[str, float]], bands: dict[str, tuple[float, float]], chance: float) -> Figure:
-    """Accuracy with one band (from, to; hertz) exchanged, and with it alone, see `analysis.band_reliance`."""
+    """Accuracy with one band (from, to; hertz) exchanged, and with that band alone, see `analysis.band_reliance`."""
     figure, (left, right) = panels(1, 2, sharey=True)
     names = [name.replace(" ", "\n") + f"\n{low:g}-{high:.0f} Hz" for name, (low, high) in bands.items()]
     for axis, what, title in ((left, "without", "one band exchanged"), (right, "alone", "one band left")):
