@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_choice(command: argparse.ArgumentParser, **defaults: object) -> None:
-    """One option a parameter of a study; a default of None makes it required."""
+    """Adds one option per study parameter; a default of None makes it required."""
     for field in fields(Choice):
         default = defaults.get(field.name, field.default)
         option, kind = f"--{field.name}", type(field.default)
@@ -86,7 +86,7 @@ def _add_choice(command: argparse.ArgumentParser, **defaults: object) -> None:
 
 
 def _study(chosen: argparse.Namespace):
-    from brainvis.study import Study  # torch comes with it, which `check` does not wait for
+    from brainvis.study import Study  # imports torch, which `check` must not wait for
 
     return Study(**{field.name: getattr(chosen, field.name) for field in fields(Choice)})
 
@@ -163,11 +163,11 @@ def _run(chosen: argparse.Namespace) -> int:
         raise BrainvisError(f"{chosen.executed} cannot be made: {error}") from error
     except Stopped as stopped:
         print(f"brainvis: {stopped}", file=sys.stderr, flush=True)
-        os._exit(1)  # at once: papermill's thread would still wait for the kernel that has been ended
+        os._exit(1)  # at once: papermill's thread would still wait for the ended kernel
     return 0
 
 
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` closes the pipe, which is no error
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` closes the pipe, which is not an error
     sys.exit(main())

@@ -1,8 +1,8 @@
 """The graph of a study: its stages, what each depends on, where each run lives, and who shares it.
 
-Snakemake reads its plan from here, so that nothing in this module imports torch. A run's fingerprint covers its part of
-the configuration, its data, its seed, its code and the fingerprints of the runs that it is built from. An ablation owns
-a run only where that fingerprint differs from the one of the whole method: all else it finds in the runs of `full`.
+Snakemake reads its plan from here, so nothing in this module imports torch. A run's fingerprint covers its part of the
+configuration, its data, its seed, its code and the fingerprints of the runs that it is built from. An ablation owns a
+run only if that fingerprint differs from the one of the full method; otherwise it uses the run of `full`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from brainvis.models import EncoderError, encoder_module
 
 
 class StudyError(BrainvisError):
-    """A choice or a run that a study cannot work with."""
+    """A choice or a run that a study cannot use."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,28 @@ class Stage:
     notebook: str
     reads: tuple[str, ...] = ()  # parts of the configuration
     needs: tuple[str, ...] = ()  # stages whose products it loads; fusion: those that train its branches
-    of_subject: bool = False  # run for one subject, or once for all
-    seeded: bool = True  # another seed gives another result; else all seeds share the run of seed 0
+    of_subject: bool = False  # run for each subject, or once for all
+    seeded: bool = True  # the result depends on the seed; else all seeds share the run of seed 0
     draws: bool = False  # needs pictures and a generator
 
 
 STAGES = {
     "exploration": Stage("01_data_exploration", seeded=False),
     "lmm_pretraining": Stage("02_lmm_pretraining", reads=("time",), needs=("exploration",)),
-    # Stands for every branch but the time branch: "eegnet_branch" is the same notebook with another encoder.
+    # Stands for every branch except the time branch: "eegnet_branch" is the same notebook with another encoder.
     "frequency_branch": Stage("03_frequency_branch", reads=("frequency",), needs=("exploration",)),
     "fusion": Stage("04_fusion", reads=("fusion",), of_subject=True),
     "alignment": Stage("05_alignment", reads=("alignment",), needs=("fusion",), of_subject=True, draws=True),
     "generation": Stage("06_generation", reads=("generation",), needs=("alignment",), of_subject=True, draws=True),
 }
-# Notebooks that gather the results of all the others: no fingerprint of their own, always for all subjects.
+# Notebooks that gather the results of all others: they have no fingerprint and always cover all subjects.
 SUMMARIES = {"ablations": "07_ablations", "figures": "08_figures"}
 NOTEBOOKS = {**{name: stage.notebook for name, stage in STAGES.items()}, **SUMMARIES}
 PROTOCOLS = {
     "clean": "the epoch is chosen on validation trials; test trials are used once",
     "paper": "trained on train and val, the epoch chosen on TEST trials, as in the authors' release: optimistic",
 }
-# What computes no result: bookkeeping, words and pictures. The configuration's values are part of the fingerprint.
+# Code that computes no results: bookkeeping, text and figures. The fingerprint includes the configuration's values.
 NO_RESULTS = tuple(
     f"brainvis.{name}"
     for name in ("__main__", "configuration", "graph", "study", "plots")
@@ -75,7 +75,7 @@ NO_RESULTS = tuple(
 
 
 def stage_named(name: str) -> Stage:
-    """The stage of this name; "<encoder>_branch" is that of every branch but the time branch."""
+    """The stage of this name; "<encoder>_branch" is the stage of any branch except the time branch."""
     return STAGES["frequency_branch" if name not in STAGES and name.endswith("_branch") else name]
 
 
@@ -89,7 +89,7 @@ _of_data = shared_by("dataset", "preset", "ablation")
 
 @dataclass(frozen=True)
 class Choice:
-    """What is studied: the parameters that all notebooks share.
+    """A study's choices: the parameters that all notebooks share.
 
     Raises:
         StudyError: a value that is not allowed; the message lists those that are.
@@ -111,29 +111,29 @@ class Choice:
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:  # NumPy's seeds end there
             raise StudyError(f"seed is {self.seed!r}; it has to be a whole number from 0 on, below {2**32}")
         try:
-            list(map(encoder_module, self.configuration.fusion.branches))  # refuses names that are not there
+            list(map(encoder_module, self.configuration.fusion.branches))  # rejects unknown names
         except EncoderError as error:
             raise StudyError(f"preset {self.preset}: {error}") from error
         try:
-            self._backbone()  # refuses a backbone that is not there
-        except (OSError, ValueError, TypeError, RuntimeError) as error:  # no path at all
+            self._backbone()  # rejects a missing backbone
+        except (OSError, ValueError, TypeError, RuntimeError) as error:  # not a path
             raise StudyError(f"backbone is {str(self.backbone)[:80]!r}, which is no path: {error}") from error
         if not safe_name(self.name):
             raise StudyError(f"backbone {self.backbone!r}: {UNSAFE}")
         _check("subject", self.subject, self.subjects)
 
-    # What it is made from
+    # Inputs
 
     @cached_property
     @_of_data
     def configuration(self) -> Configuration:
-        """The preset for this data set, with the ablation's change."""
+        """The preset for this data set, with the ablation's changes."""
         return configure(self.preset, self.ablation, self.dataset)
 
     @cached_property
     @shared_by("backbone")
     def generator(self):
-        """The entry of `GENERATORS` that is chosen as backbone."""
+        """The entry of `GENERATORS` chosen as backbone."""
         return generator_source(self.backbone)
 
     @shared_by("backbone")
@@ -149,13 +149,13 @@ class Choice:
     @cached_property
     @_of_data
     def data_fingerprint(self) -> str:
-        """What the data are made from."""
+        """Fingerprint of the data."""
         found = DATASETS[self.dataset].fingerprint(data_folder(self.dataset), self.configuration)
         return digest([found, "permuted labels"]) if self.configuration.permuted_labels else found
 
     @cached_property
     def data_contents(self) -> dict[str, str]:
-        """Digests of the files that the data are read from, by name; none where they are made here."""
+        """Digests of the files that the data are read from, by name; empty if they are generated here."""
         return DATASETS[self.dataset].contents(data_folder(self.dataset), self.configuration)
 
     @cached_property
@@ -166,7 +166,7 @@ class Choice:
 
     @property
     def stages(self) -> list[str]:
-        """The stages of this choice in their order; without pictures it ends with fusion."""
+        """The stages of this choice in order; without pictures it ends with fusion."""
         branches = [stage_of_branch(branch) for branch in self.configuration.fusion.branches]
         return ["exploration", *branches, "fusion", *(["alignment", "generation"] if self.has_images else [])]
 
@@ -176,14 +176,14 @@ class Choice:
         return (*stage_named(stage).needs, *map(stage_of_branch, branches))
 
     def sources(self, stage: str) -> tuple[str, ...]:
-        """Every stage that goes into the result of `stage`, itself last."""
+        """Every stage that contributes to the result of `stage`, with `stage` itself last."""
         before = [source for needed in self.needs(stage) for source in self.sources(needed)]
         return (*dict.fromkeys(before), stage)
 
     @shared_by("dataset", "preset", "ablation", "backbone")
     def code(self, stage: str) -> str:
-        """Digest of the code of `stage`: the cells of its notebook, the modules that these import, those that the data
-        set, branches and generator of this choice come from, and all of `brainvis` that they import in turn."""
+        """Digest of the code of `stage`: the cells of its notebook, the modules that they import, the modules of this
+        choice's data set, branches and generator, and all of `brainvis` that these import in turn."""
         node = stage_named(stage)
         cells, modules = notebook_code(node.notebook)
         branches = self.configuration.fusion.branches if node.of_subject else ()
@@ -194,7 +194,8 @@ class Choice:
         return digest([cells, code_digest(*modules, *entries, leave_out=NO_RESULTS)])
 
     def fingerprint(self, stage: str, code: bool = True, original: bool = True) -> str:
-        """What the result of `stage` depends on; without `code` or `original`, besides code or the authors' weights."""
+        """Fingerprint of all that the result of `stage` depends on; without `code` or `original`, code or the authors'
+        weights are left out."""
         return self._fingerprint(stage, self.subject if stage_named(stage).of_subject else "all", code, original)
 
     @shared_by("dataset", "preset", "ablation", "seed", "protocol", "backbone")
@@ -203,7 +204,7 @@ class Choice:
         read = {part: asdict(getattr(settings, part)) for part in node.reads}
         if node is STAGES["frequency_branch"] and branch not in PART_OF:
             read = {"training": asdict(settings.frequency.training), "arguments": settings.encoders.get(branch)}
-        if node.reads and settings.precision != "auto":  # "auto" is the machine's own affair
+        if node.reads and settings.precision != "auto":  # "auto" depends on the machine and is left out
             read["precision"] = settings.precision
         depends = {
             "stage": stage,
@@ -221,7 +222,7 @@ class Choice:
         return digest(depends)
 
     def with_ablation(self, ablation: str) -> Choice:
-        """The same choice under another ablation; the same object whenever it is asked for, with what it knows."""
+        """The same choice with another ablation; always the same object, with its cached values."""
         known = self.__dict__.setdefault("_with_ablation", {self.ablation: self})
         if ablation not in known:
             known[ablation] = replace(self, ablation=ablation)
@@ -229,8 +230,8 @@ class Choice:
         return known[ablation]
 
     def owner(self, stage: str) -> str:
-        """The ablation in whose folder the run of `stage` lives: `full`, unless this one changes the result; of a
-        combination, the first part that gives the same."""
+        """The ablation whose folder contains the run of `stage`: `full`, unless this ablation changes the result; for a
+        combination, the first part that gives the same result."""
         if self.ablation == "full" or stage in SUMMARIES:
             return "full"
         result = self.fingerprint(stage, original=False)
@@ -239,19 +240,19 @@ class Choice:
         return next(same, self.ablation)
 
     def owning(self, stage: str) -> Choice:
-        """The choice whose run of `stage` this one shares, or itself: of another ablation, or of seed 0."""
+        """The choice whose run of `stage` this one uses: itself, or one with another ablation or seed 0."""
         owner = self.with_ablation(self.owner(stage))
         return owner if stage in SUMMARIES or stage_named(stage).seeded else replace(owner, seed=0)
 
-    # Where it is
+    # Locations
 
     @cached_property
     def name(self) -> str:
-        """Folder name of the study: the data set and every choice that is not the default."""
+        """Folder name of the study: the data set and every non-default choice."""
         return self.name_of_seed(self.seed)
 
     def name_of_seed(self, seed: int) -> str:
-        """Folder name of the same study of another seed."""
+        """Folder name of the same study with another seed."""
         parts = [self.dataset]
         parts += [Path(self.preset).stem] if self.preset != "demo" else []
         parts += [f"seed-{seed}"] if seed else []
@@ -269,19 +270,19 @@ class Choice:
 
     @property
     def figures(self) -> Path:
-        """Folder of the figures: `figures/` for the default study, a folder of its own in it for any other."""
+        """Folder of the figures: `figures/` for the default study, a subfolder for any other."""
         return figures_folder() if self.name == "phantom" else figures_folder() / self.name
 
     def readable(self, stage: str) -> str:
-        """The folder of a run as people write it: relative to the repository where it lies in there."""
+        """The folder of a run in readable form: relative to the repository if it lies inside."""
         folder = self.folder(stage)
         return str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else str(folder)
 
     def parameters(self, stage: str) -> str:
-        """What papermill passes to the notebook of `stage`: every parameter that is not at its default."""
+        """What papermill passes to the notebook of `stage`: every parameter that differs from its default."""
         owner = self.owning(stage)
         if stage in SUMMARIES or not stage_named(stage).of_subject:
-            owner = replace(owner, subject=self.subjects[0])  # whoever asks, the same words for the same run
+            owner = replace(owner, subject=self.subjects[0])  # the same text for the same run, whoever asks
         values = {field.name: (getattr(owner, field.name), field.default) for field in fields(Choice)}
         given = {name: value for name, (value, default) in values.items() if value != default}
         if stage.endswith("_branch") and stage != "frequency_branch":
@@ -297,7 +298,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Job:
-    """One papermill run: which notebook, with which parameters, from which runs to which folder."""
+    """One papermill run: its notebook, its parameters, the runs it is built from, and its folder."""
 
     stage: str
     notebook: str
@@ -308,17 +309,17 @@ class Job:
 
     @property
     def done(self) -> str:
-        """The file that says that the run is whole and what it was made from; Snakemake looks for it."""
+        """The file that marks the run as complete and says what it was made from; Snakemake looks for it."""
         return f"{self.folder}/{mark(self.fingerprint)}"
 
 
 def mark(fingerprint: str) -> str:
-    """Name of the empty file that a whole run has in its folder."""
+    """Name of the empty file in the folder of a complete run."""
     return f"{fingerprint}.whole"
 
 
 def plan(choices: Sequence[Choice], others: Sequence[Choice] = (), until: str = "fusion") -> dict[str, Job]:
-    """All runs that these choices need, and `others` up to the stage `until`, by folder; a run that several share
+    """All runs that these choices need, and those that `others` need up to the stage `until`, by folder; a shared run
     appears once. StudyError: there is no such stage."""
     jobs: dict[str, Job] = {}
     _check("the stage up to which other seeds run", until, STAGES)
@@ -341,12 +342,12 @@ def _job(choice: Choice, stage: str, sources: tuple[str, ...], fingerprint: str)
 
 
 def notebook_of(stage: str) -> str:
-    """The name of the notebook that makes a stage."""
+    """The name of the notebook that runs a stage."""
     return SUMMARIES.get(stage) or stage_named(stage).notebook
 
 
 def _check(what: str, value: object, allowed) -> None:
-    if value not in list(allowed) or isinstance(value, bool):  # a list, for what is no key of any table
+    if value not in list(allowed) or isinstance(value, bool):  # a list, because the value may be unhashable
         raise StudyError(f"{what} is {value!r}; it has to be one of: {', '.join(map(str, allowed))}")
 
 
@@ -362,7 +363,7 @@ def _check_ablation(ablation: object) -> None:
 
 
 def load_extensions() -> None:
-    """Import the modules that `BRAINVIS_EXTENSIONS` names, which put a person's own entries into the tables."""
+    """Import the modules named in `BRAINVIS_EXTENSIONS`, which add your own entries to the tables."""
     for module in filter(None, os.environ.get("BRAINVIS_EXTENSIONS", "").split(",")):
         try:
             importlib.import_module(module)

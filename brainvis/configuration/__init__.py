@@ -1,5 +1,5 @@
 """Every hyperparameter of a study: a frozen dataclass for each stage (`settings`), presets and ablations (`presets`),
-sweeps (`sweeps`), and how a preset of one's own and an ablation change them (`changes`)."""
+sweeps (`sweeps`), and how custom presets and ablations change them (`changes`)."""
 
 from brainvis.configuration.changes import changed, combined, configure
 from brainvis.configuration.presets import ABLATIONS, FOR_DATASET, PRESETS, Ablation

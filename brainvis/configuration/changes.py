@@ -1,4 +1,4 @@
-"""The configuration of a study: a preset, or a person's own that starts from one, and the change of an ablation."""
+"""The configuration of a study: a built-in preset, or a custom one based on it, with an ablation's changes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from brainvis.files.reading import UNSAFE, read_yaml, safe_name
 
 
 def configure(preset: str, ablation: str, dataset: str = "phantom") -> Configuration:
-    """The configuration of a preset for a data set, with the change that an ablation makes.
+    """The configuration of a preset for a data set, with the changes of an ablation.
 
     Args:
-        ablation: an entry of `ABLATIONS` or `SWEEPS`, or several joined by "+", whose changes are all made.
-        preset: one of `PRESETS`, or the path of a YAML file that says where it starts and what it changes:
+        ablation: an entry of `ABLATIONS` or `SWEEPS`, or several joined by "+", all of whose changes apply.
+        preset: one of `PRESETS`, or the path of a YAML file that names its starting preset and its changes:
 
             start: paper
             time: {pretraining: {epochs: 3}}
             generation: {samples: 1, semantic_steps: 20}
 
     Raises:
-        BrainvisError: a preset that is neither, or a file with a field or value that is not allowed.
-        KeyError: an ablation that is not in its table.
+        BrainvisError: the preset is neither, or the file has a field or value that is not allowed.
+        KeyError: the ablation is not in its table.
     """
     start, own = (preset, {}) if isinstance(preset, str) and preset in PRESETS else _read_preset(preset)
     configuration, where = changed(PRESETS[start], FOR_DATASET.get((start, dataset), {})), f"preset {preset}"
@@ -51,17 +51,17 @@ def configure(preset: str, ablation: str, dataset: str = "phantom") -> Configura
 
 
 def combined(ablation: str) -> list[str]:
-    """Whose changes a combination of ablations contains: `full`, each of its parts, all that some of them make, and at
-    last the combination itself. "a+b" -> ["full", "a", "b", "a+b"]."""
+    """The ablations contained in a combination: `full`, each part, all combinations of some parts, and finally the
+    combination itself. "a+b" -> ["full", "a", "b", "a+b"]."""
     names = [name for name in ablation.split("+") if name != "full"]
     return ["full", *("+".join(some) for n in range(len(names)) for some in combinations(names, n + 1))]
 
 
 def changed(part: Any, changes: Mapping) -> Any:
-    """A configuration, or a part of one, with some of its fields replaced; nested as the dataclasses are.
+    """A configuration, or a part of one, with some fields replaced; `changes` is nested like the dataclasses.
 
     Raises:
-        BrainvisError: a field that does not exist, or a value that it cannot have: its dotted path, what is allowed.
+        BrainvisError: unknown field or invalid value; the message gives the dotted path and what is allowed.
     """
     kind = TypeAdapter(type(part))
     # As JSON, so that lists become tuples while text never becomes a number; YAML's dates and bytes become text.
@@ -78,7 +78,7 @@ def _merged(values: dict, changes: Mapping) -> dict:
 
 
 def _explained(part: Any, error: dict) -> str:
-    """What is wrong, in a sentence, from the first of pydantic's errors."""
+    """What is wrong, in one sentence, from the first of pydantic's errors."""
     path, parent, present = ".".join(map(str, error["loc"])), part, part
     for name in error["loc"]:
         parent, present = present, getattr(present, str(name), None)
@@ -86,7 +86,7 @@ def _explained(part: Any, error: dict) -> str:
         where = ".".join(map(str, error["loc"][:-1])) or "the configuration"
         return f"there is no {path}; {where} has {', '.join(field.name for field in fields(parent))}"
     needs = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error" and is_dataclass(present):  # of several fields together: a sentence of its own
+    if error["type"] == "value_error" and is_dataclass(present):  # involves several fields: has its own sentence
         return f"{path}.{needs}".removeprefix(".")
     value = "missing" if error["type"] == "missing" else shorten(repr(error["input"]), 200, placeholder=" ...")
     known = [field.name for field in fields(present)] if is_dataclass(present) else present
@@ -100,7 +100,7 @@ def _read_preset(name: str) -> tuple[str, dict]:
     try:
         file = resolve(name)
         there = file.suffix in (".yml", ".yaml") and file.is_file()
-    except (OSError, ValueError, TypeError, RuntimeError):  # no path at all: too long, a zero byte, a number, ~nobody
+    except (OSError, ValueError, TypeError, RuntimeError):  # not a path: too long, a zero byte, a number, ~nobody
         there = False
     if not there:
         shown = shorten(repr(name), 200, placeholder=" ...")

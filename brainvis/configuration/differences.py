@@ -1,4 +1,4 @@
-"""Which sizes of one preset differ from those of another, field by field."""
+"""Differences between two presets, field by field."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Any
 
 from brainvis.configuration.changes import configure
 
-LEFT_OUT = ("phantom", "encoders", "permuted_labels")  # of data and of other branches, not of the method
+LEFT_OUT = ("phantom", "encoders", "permuted_labels")  # concern data and other branches, not the method
 
 
 def preset_differences(preset: str, against: str = "paper", dataset: str = "phantom", part: str = "") -> list[dict]:
-    """Fields in which a preset differs from another: rows of `setting`, and the value of each preset by its name.
+    """Fields in which a preset differs from another: rows with `setting` and each preset's value under its name.
 
-    `part` limits it to one part of the configuration ("time"). BrainvisError: a preset that is neither a known one nor
-    a file.
+    `part` limits it to one part of the configuration ("time"). BrainvisError: a preset is neither known nor a file.
     """
     own, other = (_flat(asdict(configure(name, "full", dataset))) for name in (preset, against))
     names = [name for name in own if name.startswith(f"{part}." if part else "") and own[name] != other.get(name)]
@@ -23,7 +22,7 @@ def preset_differences(preset: str, against: str = "paper", dataset: str = "phan
 
 
 def _flat(values: dict, name: str = "") -> dict[str, Any]:
-    """Nested dictionaries by dotted names."""
+    """Flattens nested dictionaries to dotted names."""
     flat = {}
     for key, value in values.items():
         path = f"{name}.{key}" if name else key

@@ -1,7 +1,7 @@
-"""Three presets and the ablations: what is changed of the default values.
+"""Three presets and the ablations, given as changes to the default values.
 
-`paper` holds the published values (Fu et al., ICASSP 2025, and the authors' release); `demo` is a small model of the
-same structure that a laptop trains in minutes; `smoke` only proves that everything runs.
+`paper` holds the published values (Fu et al., ICASSP 2025, and the authors' release); `demo` is a small model with the
+same structure that trains on a laptop in minutes; `smoke` only checks that everything runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PRESETS = {
             dropout=0.1,
             regressor_layers=2,
             codewords=64,
-            residual_scale=1.0,  # on validation trials as good as 0.1; 1e-8 is published for 23,000 steps
+            residual_scale=1.0,  # as good as 0.1 on validation trials; the published 1e-8 is for 23,000 steps
             pretraining=Training(epochs=30, learning_rate=5e-4, batch_size=64, schedule="cosine"),
             finetuning=Training(epochs=20, learning_rate=5e-4, batch_size=32, schedule="cosine"),
         ),
@@ -79,8 +79,8 @@ PRESETS = {
 
 @settings
 class Ablation:
-    """One change to the configuration: `changes` maps a stage's configuration to the fields it replaces, or makes such
-    a map from the configuration that it changes."""
+    """One change to the configuration: `changes` maps a stage's configuration to the fields it replaces, or is a
+    function that returns such a mapping for the configuration to change."""
 
     description: str
     changes: dict[str, dict] | Callable[[Configuration], dict[str, dict]]
@@ -99,10 +99,10 @@ ABLATIONS = {
 }
 
 
-# A person's own recordings have fewer trials and channels than the phantom: `demo` becomes smaller, its batches too,
-# so that there are enough steps. A third branch, ShallowFBCSPNet, needs the fewest trials: docs/small_data.md. Where a
-# trial is long enough, its filters of a second tell rhythms apart that differ by a hertz. Frequencies are read up to
-# the usual upper edge of the recordings' filters.
+# Your own recordings usually have fewer trials and channels than the phantom: `demo` and its batches become smaller, so
+# that there are enough steps. A third branch, ShallowFBCSPNet, needs the fewest trials: docs/small_data.md. If trials
+# are long enough, its one-second filters resolve rhythms one hertz apart. Frequencies are read up to the usual upper
+# cutoff of the recordings' filters.
 SMALL = {"unit_length": 16, "width": 64, "layers": 2, "feedforward": 128, "dropout": 0.2, "codewords": 32}
 SHALLOW = {"filters": 20, "kernel": 1.0, "pooling": 2.0, "stride": 0.5, "shorten": True}
 TWENTY_EPOCHS = {"epochs": 20, "batch_size": 32}

@@ -1,5 +1,5 @@
-"""What each stage can be told: one frozen dataclass each, and for each field the range in which its model can work, so
-that a study that cannot is refused when it opens. The default values are the published ones (`paper`).
+"""The settings of each stage: one frozen dataclass per stage. Each field has the range in which its model can work, so
+that an unworkable study is rejected when it is opened. The default values are the published ones (`paper`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _once_each(names: tuple) -> tuple:
 
 
 def _finite(options: dict) -> dict:
-    """Options of a branch that is not known here: their numbers at least have to be numbers."""
+    """Options of a branch that is unknown here; at least their numbers must be finite."""
     try:
         json.dumps(options, allow_nan=False)
     except ValueError as error:
@@ -30,29 +30,29 @@ def _finite(options: dict) -> dict:
     return options
 
 
-Count = Annotated[int, Field(ge=1, lt=2**31)]  # what torch counts with
+Count = Annotated[int, Field(ge=1, lt=2**31)]  # the range of torch's counts
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
-Steps = Annotated[int, Field(ge=1, le=999)]  # of the 1000 of Stable Diffusion, PLMS leaves out the first
-Guidance = Annotated[float, Field(ge=1)]  # 1 is none, and so would be anything less
+Steps = Annotated[int, Field(ge=1, le=999)]  # PLMS skips the first of Stable Diffusion's 1000
+Guidance = Annotated[float, Field(ge=1)]  # 1 means no guidance, and so would anything less
 Branch = Annotated[str, Field(pattern=f"^{SAFE_NAME}$")]
-PART_OF = {"time": "time", "frequency": "frequency", "spectrum_cnn": "frequency"}  # branches with settings of their own
+PART_OF = {"time": "time", "frequency": "frequency", "spectrum_cnn": "frequency"}  # branches with their own settings
 
 
 @settings
 class Training:
     """How one model is trained; read by `brainvis.training.fit`."""
 
-    epochs: Annotated[int, Field(ge=0, lt=2**31)]  # 0: nothing is trained
+    epochs: Annotated[int, Field(ge=0, lt=2**31)]  # 0: no training
     learning_rate: Positive = 5e-4
     batch_size: Count = 128
     optimiser: Literal["adam", "adamw"] = "adamw"
     weight_decay: NotNegative = 0.01  # AdamW's default, as in the release
-    schedule: Literal["constant", "cosine"] = "constant"  # cosine: one warm-up epoch, then down to zero
-    # Of classifiers alone. auto: balanced where one class has more than twice as many training trials as another
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: one warm-up epoch, then decay to zero
+    # For classifiers only. auto: balanced where one class has more than twice as many training trials as another
     class_weights: Literal["auto", "balanced", "none"] = "auto"
-    # Augmentation: the most by which a training trial is moved, as a share of its length
+    # Augmentation: the largest shift of a training trial, as a fraction of its length
     time_shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
     channel_dropout: Dropout = 0.0  # and the probability that one of its channels is set to zero
 
@@ -68,21 +68,21 @@ class TimeBranch:
     feedforward: Count = 4096
     dropout: Dropout = 0.2
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
-    mask_per: Literal["batch", "trial"] = "batch"  # one mask for all trials of a batch, as in the release, or one each
+    mask_per: Literal["batch", "trial"] = "batch"  # one mask for a whole batch, as in the release, or one per trial
     regressor_layers: Count = 4
     regressor_dropout: Dropout = 0.1
     codewords: Annotated[int, Field(ge=2, lt=2**31)] = 660
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99  # of the target encoder's moving average
     target_sees: Literal["masked", "all"] = "masked"  # units that the target encoder reads; all: as in data2vec
-    target_standardised: bool = False  # over trials and units, as in data2vec; a linear layer then predicts it
-    residual_scale: NotNegative = 1e-8  # of every sublayer, before anything is learned
-    regression_weight: NotNegative = 4.0  # the paper adds both losses; the release weighs them 4 and 2
+    target_standardised: bool = False  # over trials and units, as in data2vec; a linear layer then predicts them
+    residual_scale: NotNegative = 1e-8  # of every sublayer, initial value
+    regression_weight: NotNegative = 4.0  # the paper adds both losses; the release weights them 4 and 2
     classification_weight: NotNegative = 2.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    pretraining: Training = Training(epochs=300)  # of 500, the release goes on from epoch 300
-    # The epoch that is kept: never by a loss, for its targets move with the encoder.
+    pretraining: Training = Training(epochs=300)  # of 500; the release continues from epoch 300
+    # The epoch that is kept: never chosen by a loss, because its targets move with the encoder.
     pretraining_keeps: Literal["last", "token_accuracy", "probe_accuracy"] = "last"
-    finetuning: Training = Training(epochs=80, optimiser="adam", weight_decay=0.0)  # of 400, from epoch 80
+    finetuning: Training = Training(epochs=80, optimiser="adam", weight_decay=0.0)  # of 400; continued from epoch 80
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -95,13 +95,13 @@ class TimeBranch:
 
 @settings
 class FrequencyBranch:
-    """The LSTM that reads the amplitude spectrum, one frequency after the other, or the CNN in its place."""
+    """The LSTM that reads the amplitude spectrum frequency by frequency, or the CNN in its place."""
 
     width: Count = 128
     layers: Count = 1  # of the LSTM
     highest_frequency: Positive | None = None  # hertz; None: up to the Nyquist frequency
     log_amplitude: bool = False  # the logarithm, standardised over training trials, instead of amplitudes
-    dropout: Dropout = 0.0  # of what the network reads
+    dropout: Dropout = 0.0  # of the network's input
     training: Training = Training(epochs=1000, learning_rate=1e-3, optimiser="adam", weight_decay=0.0)
 
 
@@ -112,8 +112,8 @@ class Fusion:
     # names in `brainvis.models.ENCODERS`
     branches: Annotated[tuple[Branch, ...], Field(min_length=1), AfterValidator(_once_each)] = ("time", "frequency")
     time_weights: Literal["finetuned", "pretrained"] = "finetuned"
-    classifier: Literal["new", "branches"] = "new"  # branches: theirs side by side, which is late fusion
-    # best: late fusion, or one branch alone, where joint training is not better on validation trials
+    classifier: Literal["new", "branches"] = "new"  # branches: their classifiers side by side, i.e. late fusion
+    # best: late fusion, or one branch alone, if joint training is not better on validation trials
     keeps: Literal["joint", "best"] = "joint"
     training: Training = Training(epochs=50)
 
@@ -135,7 +135,7 @@ class Alignment:
         "coarse",
         "fine",
     )
-    fine_weight: NotNegative = 1.0  # of the caption's terms, beside those of the class name
+    fine_weight: NotNegative = 1.0  # of the caption terms, relative to those of the class name
     mean_squared_error: bool = True  # the release adds it to the paper's cosine loss
     train_encoder: bool = True  # the fused encoder keeps learning, as in the release's third state dict
     training: Training = Training(epochs=500)
@@ -147,7 +147,7 @@ class Generation:
 
     semantic: bool = True
     refinement: bool = True
-    samples: Count = 4  # images a trial
+    samples: Count = 4  # images per trial
     trials: Count | None = None  # test trials shown to the cascade; None: all
     semantic_steps: Steps = 50
     semantic_guidance: Guidance = 1.0
@@ -155,13 +155,13 @@ class Generation:
     refinement_guidance: Guidance = 7.5
     strength: Annotated[float, Field(gt=0, le=1)] = 0.85
     batch_size: Count = 4
-    controls: Count | None = 50  # test trials that the cascade's controls are drawn for; None: no controls
+    controls: Count | None = 50  # test trials for which the cascade's controls are drawn; None: no controls
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if not (self.semantic or self.refinement):
             raise ValueError("semantic and refinement are both false; one of the two stages has to make pictures")
-        if round(self.strength * self.refinement_steps, 6) < 1:  # as the sampler counts them
+        if round(self.strength * self.refinement_steps, 6) < 1:  # counted as in the sampler
             few = f"leaves no step of refinement_steps, {self.refinement_steps}"
             least = f"it has to be at least {1 / self.refinement_steps:g}"
             raise ValueError(f"strength is {self.strength:g}, which {few}; {least}")
@@ -170,14 +170,14 @@ class Generation:
 
 @settings
 class Phantom:
-    """Size of the embedded world; see `brainvis.phantom`."""
+    """Size of the phantom; see `brainvis.phantom`."""
 
     subjects: Count = 4
     images_per_class: Annotated[int, Field(ge=3, lt=2**31)] = 20  # one for each part of the split
     classes: Annotated[int, Field(ge=2, le=40)] = 40  # as many as brainvis.phantom.stimuli.SHOWN_CLASSES
-    design: Literal["interleaved", "block"] = "interleaved"  # block: each class in one, as EEGCVPR40 was recorded
+    design: Literal["interleaved", "block"] = "interleaved"  # block: one block per class, as EEGCVPR40 was recorded
     drift: NotNegative = 0.0  # amplitude of slow drift, relative to the ongoing EEG
-    signal: NotNegative = 1.0  # gain of everything evoked or induced by the picture; 0 leaves noise alone
+    signal: NotNegative = 1.0  # gain of everything evoked or induced by the picture; 0: only noise
 
 
 @settings
@@ -191,8 +191,8 @@ class Configuration:
     generation: Generation = Generation()
     phantom: Phantom = Phantom()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: the fastest on the machine
-    permuted_labels: bool = False  # each subject's trials exchange what was shown: every score has to be at chance
-    # arguments of other branches, by their names
+    permuted_labels: bool = False  # permutes what was shown within each subject: every score must be at chance
+    # arguments of other branches, by branch name
     encoders: Annotated[dict[Branch, dict[str, Any]], AfterValidator(_finite)] = Field(default_factory=dict)
 
     @model_validator(mode="after")

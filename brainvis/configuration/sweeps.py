@@ -1,8 +1,8 @@
-"""Sweeps: one hyperparameter at a time over a few values. They are chosen as ablations are, and no part of the default
+"""Sweeps: a few values of one hyperparameter at a time. They are chosen like ablations and are not part of the default
 grid: `papermill notebooks/02_lmm_pretraining.ipynb out.ipynb -p ablation mask_ratio_0.5`.
 
-A value that the preset has already changes nothing, and its runs are those of `full`. What came of all of them, on the
-phantom: docs/studies.
+A value that the preset already has changes nothing, and its runs are those of `full`. For the results of all sweeps on
+the phantom, see docs/studies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ PAPER_CODEWORDS = 660
 
 
 def _codewords(paper: int) -> Ablation:
-    """As many codewords, relative to those of the preset, as `paper` relative to the paper's."""
+    """Scales the preset's number of codewords by the ratio of `paper` to the paper's number."""
 
     def changes(configuration) -> dict[str, dict]:
         return {"time": {"codewords": max(2, round(configuration.time.codewords * paper / PAPER_CODEWORDS))}}

@@ -1,6 +1,6 @@
-"""Text-to-image generators by name. A generator is one entry of `GENERATORS`; nothing else names it.
+"""Text-to-image generators by name. A generator is one entry in `GENERATORS`; nothing else refers to it by name.
 
-This module, `weights` and `checkpoints` are light: no torch until something is loaded.
+This module, `weights` and `checkpoints` are light: they import torch only when something is loaded.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Generator(Protocol):
-    """A frozen text-to-image model: all that the cascade, text embeddings and judges ask of one.
+    """A frozen text-to-image model: the interface that the cascade, text embeddings and judges need.
 
-    It may have `check(steps, strength)`, which raises ValueError for settings that cannot work: the cascade asks it
-    before pictures of other settings are removed.
+    It may have `check(steps, strength)`, which raises ValueError for unusable settings; the cascade calls it before it
+    removes pictures made with other settings.
     """
 
     name: str
@@ -44,16 +44,16 @@ class Generator(Protocol):
     def refine(
         self, pictures: Tensor | None, names: list[str], noise: list[torch.Generator], config: Generation
     ) -> Tensor:
-        """Pictures (b, 3, height, width) in [0, 1] redrawn as what they are named, or drawn from the names alone."""
+        """Pictures (b, 3, height, width) in [0, 1] redrawn to match their names, or drawn from the names alone."""
 
 
 @dataclass(frozen=True)
 class GeneratorSource:
     """Where a generator comes from."""
 
-    load: Callable[..., Generator]  # load(device=None), with precision="float32" too where one is asked for
-    fingerprint: Callable[[], str]  # of all that its pictures depend on, known without loading it
-    contents: Callable[[], dict[str, str]] = dict  # digests of its files, by name: to say which of them has changed
+    load: Callable[..., Generator]  # load(device=None), also with precision="float32" if one is requested
+    fingerprint: Callable[[], str]  # of all that its pictures depend on, without loading it
+    contents: Callable[[], dict[str, str]] = dict  # digests of its files, by name, to say which has changed
 
 
 def _stable_diffusion(name: str) -> GeneratorSource:
@@ -82,6 +82,6 @@ def generator_source(name: str | Path) -> GeneratorSource:
 def load_generator(
     name: str | Path = "phantom", device: torch.device | str | None = None, precision: str = "auto"
 ) -> Generator:
-    """A frozen generator; `device` None: the best there is; `precision` "auto": what the generator is best in, else
-    "float32" or "bfloat16". BackboneError if it is nowhere or cannot be read."""
+    """A frozen generator; `device` None: the best available; `precision` "auto": the generator's preferred one, else
+    "float32" or "bfloat16". BackboneError if it cannot be found or read."""
     return generator_source(name).load(device, **({} if precision == "auto" else {"precision": precision}))

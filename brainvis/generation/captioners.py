@@ -1,4 +1,4 @@
-"""Image-to-text models: which are published, and where their files lie. Light: `captions` loads them."""
+"""Published image-to-text models and the location of their files. Light: `captions` loads the models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from brainvis.files import BrainvisError, read_json, resolve, weights_folder
 from brainvis.generation.weights import cached, first
 
-# Bytes to fetch, in single precision: a CPU needs as much memory, a GPU, in half precision, half of it.
+# Bytes to download, in single precision: a CPU needs as much memory, a GPU, in half precision, half as much.
 CAPTIONERS = {
     "Salesforce/blip2-opt-2.7b": 15_500_000_000,  # 3.7 billion parameters; the authors' choice
     "Salesforce/blip-image-captioning-large": 1_880_000_000,
@@ -19,9 +19,9 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def find_captioner(model: str) -> Path | None:
-    """Folder of an image-to-text model that is on this machine, whole; None if it would have to be fetched.
+    """Folder of an image-to-text model that is complete on this machine; None if it would have to be downloaded.
 
-    Looked for as a path, then under its last name in `data/weights`, then in the hub's own cache.
+    Looked up as a path, then under the last part of its name in `data/weights`, then in the hub's own cache.
     """
     configuration = cached(model, "config.json") if HUB_NAME.fullmatch(model) else None
     folders = (resolve(model), weights_folder() / Path(model).name, configuration and configuration.parent)

@@ -1,6 +1,7 @@
-"""Captions of the pictures that were shown, by an image-to-text model: the fine semantics of alignment.
+"""Captions of the shown pictures by an image-to-text model: the fine semantics of alignment.
 
-Captions are data: made once, before a study is run, into `captions.json` of the data set. Nothing is drawn at random.
+Captions are data: they are made once, before a study is run, and stored in the data set's `captions.json`. They involve
+no randomness.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ from brainvis.generation.captioners import (
 from brainvis.generation.checkpoints import safetensors_shapes
 from brainvis.training import choose_device
 
-GIVEN = "given"  # source of captions that were there before
-WORKING_MEMORY = 1_500_000_000  # bytes besides the weights: the libraries and a batch of eight pictures
-KINDS = ("blip", "blip-2", "git", "vision-encoder-decoder")  # that describe a picture unasked
-# The most likely word every time, as in the authors' release; the longest caption is in tokens.
+GIVEN = "given"  # source of captions that already existed
+WORKING_MEMORY = 1_500_000_000  # bytes in addition to the weights: the libraries and a batch of eight pictures
+KINDS = ("blip", "blip-2", "git", "vision-encoder-decoder")  # which describe a picture without a prompt
+# Always the most likely word, as in the authors' release; the maximum length is in tokens.
 SEARCH = {"do_sample": False, "num_beams": 1, "max_new_tokens": 30}
 
 
 class CaptionError(BrainvisError):
-    """Captions or a captioner that cannot be used."""
+    """Unusable captions or an unusable captioner."""
 
 
 def caption_dataset(name: str, model: str = CAPTIONER, batch_size: int = 8) -> str:
-    """Give every picture of a data set that has none a caption, in its `captions.json`; returns what was done."""
+    """Caption every picture of a data set that has no caption, in its `captions.json`; returns what was done."""
     if name == "phantom":
         return "The phantom comes with its captions; nothing was done."
     data, file = load_dataset(name), data_folder(name) / "captions.json"
@@ -67,12 +68,12 @@ def caption_dataset(name: str, model: str = CAPTIONER, batch_size: int = 8) -> s
 
 
 def missing_captions(data: Any) -> list[str]:
-    """Ids of the pictures of an `EEGDataset` that are shown in a trial and have no caption."""
+    """Ids of the pictures of an `EEGDataset` that are shown in a trial but have no caption."""
     return [image for image in _shown(data) if _lacks(image, data.captions)]
 
 
 def require_captions(data: Any, name: str) -> None:
-    """CaptionError, with the command that makes captions, unless every picture that is shown has one."""
+    """CaptionError, with the command that makes captions, unless every shown picture has one."""
     if missing := missing_captions(data):
         raise CaptionError(
             f"{len(missing)} of {len(_shown(data))} pictures that were shown have no caption, {missing[0]} first; "
@@ -85,7 +86,7 @@ def _shown(data: Any) -> list[str]:
 
 
 def _picture(data: Any, index: int) -> Path:
-    """The file of a picture, or where it should be: it is named when it cannot be read."""
+    """The file of a picture, or where it should be, for the message if it cannot be read."""
     try:
         return data.image_path(index)
     except DatasetError:
@@ -98,21 +99,21 @@ def caption_images(
 ) -> dict[str, str]:
     """Describe every picture that has no caption in `file` yet, and add the captions there, batch by batch.
 
-    What is in the file stays as it is, whoever wrote it; who that was is kept beside it, see `caption_sources`.
-    Interrupted, or killed, it goes on where it was, to the same captions. Another batch size or device can change a
-    word here and there, by rounding.
+    Captions already in the file are kept, whoever wrote them; their sources are stored beside them, see
+    `caption_sources`. If interrupted or killed, it resumes where it stopped and gives the same captions. Another batch
+    size or device can change a word here and there through rounding.
 
-    `images` are files by image id, `file` is JSON by image id and may be absent; `model` is the id on the Hugging Face
-    hub, or the folder, of an image-to-text model of transformers of one of `KINDS`. Returns the captions of `images`,
-    all but those that are warned of: pictures that cannot be read, empty captions. BrainvisError for a captions file
-    that is none, or a model that cannot be found, fetched, held in memory or used.
+    `images` maps image ids to files; `file` is JSON by image id and may not exist yet; `model` is the Hugging Face hub
+    id, or the folder, of a transformers image-to-text model of one of `KINDS`. Returns the captions of `images`, except
+    those with a warning: unreadable pictures and empty captions. BrainvisError for an invalid captions file, or a model
+    that cannot be found, downloaded, held in memory or used.
     """
     failed: dict[str, str] = {}
-    captions = _add(file, {}, model)  # before anything that takes time: what is there is given
+    captions = _add(file, {}, model)  # before anything slow: existing captions count as given
     if any(_lacks(image, captions) for image in images):
         describe, ids = load_captioner(model), list(images)
         with tqdm(total=len(ids), desc="captions", unit="picture") as bar:
-            # The batches of all pictures, and of each those that lack a caption: the same whenever it was interrupted.
+            # Batches of all pictures, reduced to those without a caption: the same wherever it was interrupted.
             for batch in (ids[start : start + batch_size] for start in range(0, len(ids), batch_size)):
                 made, wrong = _describe(describe, {i: images[i] for i in batch if _lacks(i, captions)})
                 failed |= wrong
@@ -125,9 +126,9 @@ def caption_images(
 
 
 def caption_sources(file: Path) -> dict[str, str]:
-    """Whence each caption in `file` comes: the model that made it, or "given", as one that was changed by hand is too.
+    """The source of each caption in `file`: the model that made it, or "given", also for captions changed by hand.
 
-    Kept in `<name>.sources.json`, with a digest of each caption.
+    Kept in `<name>.sources.json` with a digest of each caption.
     """
     recorded, captions = read_json(file.with_suffix(".sources.json"), {}), _read_captions(file)
     same = [image for image in captions if recorded.get(image, {}).get("digest") == _digest(captions[image])]
@@ -135,7 +136,7 @@ def caption_sources(file: Path) -> dict[str, str]:
 
 
 def _add(file: Path, made: Mapping[str, str], model: str) -> dict[str, str]:
-    """Add captions to what is in the file by now, which stays as it is; returns all."""
+    """Add captions to those now in the file, which are kept unchanged; returns all."""
     captions, beside = _read_captions(file), file.with_suffix(".sources.json")
     new = {image: caption for image, caption in made.items() if _lacks(image, captions)}
     sources = caption_sources(file) | dict.fromkeys(new, model)
@@ -181,10 +182,10 @@ class Captioner:
 
 
 def load_captioner(model: str = CAPTIONER, device: torch.device | str | None = None) -> Captioner:
-    """Load a captioner, fetching it first if need be, in half precision on a GPU; CaptionError if that cannot be."""
+    """Load a captioner, downloading it if necessary, in half precision on a GPU; CaptionError if that fails."""
     device, folder = choose_device(device), find_captioner(model)
     if folder is None:
-        _check_memory(model, CAPTIONERS.get(model, 0), device)  # before gigabytes are fetched
+        _check_memory(model, CAPTIONERS.get(model, 0), device)  # before downloading gigabytes
         folder = _fetch(model)
     _check_memory(model, _size(folder), device)
     dtype = torch.float32 if device.type == "cpu" else torch.float16
@@ -198,17 +199,17 @@ def load_captioner(model: str = CAPTIONER, device: torch.device | str | None = N
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         network = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except Exception as error:  # whatever the library raises for files that are absent, cut short or foreign
+    except Exception as error:  # the library can raise anything for bad files
         raise CaptionError(f"Captioner {model!r} cannot be read from {folder}: {error}") from error
     if getattr(network.config, "image_token_index", 0) is None:
-        # A BLIP-2 from before 2024 names no token to put the picture at: take one from the vocabulary's unused end.
+        # A BLIP-2 from before 2024 has no token for the picture: take one from the unused end of the vocabulary.
         network.config.image_token_index = network.config.text_config.vocab_size - 1
     network.requires_grad_(False).eval().to(device)
     return Captioner(network, processor, tokenizer)
 
 
 def _describe(describe: Captioner, images: Mapping[str, Path]) -> tuple[dict[str, str], dict[str, str]]:
-    """Captions of the pictures, and what is wrong with those that get none."""
+    """Captions of the pictures, and the problems of those that get none."""
     pictures, wrong = {}, {}
     for image, path in images.items():
         try:
@@ -225,16 +226,16 @@ def _fetch(model: str) -> Path:
         neither = "is neither a folder with config.json and whole weights nor a name on the Hugging Face hub, such as"
         raise CaptionError(f"Captioner {model!r} {neither} {' or '.join(CAPTIONERS)}.")
     why = "not all of its files are there"
-    for pattern in ("*.safetensors", "pytorch_model*.bin"):  # the second for old models that have no other
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):  # the second for old models that have nothing else
         try:
             folder = weights.snapshot(model, "config.json", ["*.json", "*.txt", "*.model", pattern])
-        except Exception as error:  # no network, no such model, no room: the library has many classes for these
+        except Exception as error:  # no network, model or disk space: the library has many classes for these
             why = weights.reason(error)
             break
         if weight_files(folder):
             return folder
     size = f", {readable_size(CAPTIONERS[model])}" if model in CAPTIONERS else ""
-    without = ' --exclude "*.bin" --exclude "*.h5"' if model in CAPTIONERS else ""  # the same weights once more
+    without = ' --exclude "*.bin" --exclude "*.h5"' if model in CAPTIONERS else ""  # the same weights again
     raise CaptionError(
         f"Captioner {model} is neither in {weights_folder() / Path(model).name} nor in the cache "
         f"{constants.HF_HUB_CACHE}, and cannot be fetched ({why}). With a network{size}: hf download {model}{without}"
@@ -246,12 +247,12 @@ def _size(folder: Path) -> int:
     files = weight_files(folder)
     try:
         return sum(4 * math.prod(shape) for file in files for shape in safetensors_shapes(file).values())
-    except ValueError:  # of the other format, or damaged: loading will say so
+    except ValueError:  # in the other format, or damaged: loading will report it
         return sum(file.stat().st_size for file in files)
 
 
 def _check_memory(model: str, size: int, device: torch.device) -> None:
-    """Raise before loading what this machine cannot hold."""
+    """Raise before loading a model that does not fit in this machine's memory."""
     need, free = (size if device.type == "cpu" else size // 2) + WORKING_MEMORY, _free_memory(device)
     if need > free:
         where = "on a CPU, in single precision," if device.type == "cpu" else f"on {device}, in half precision,"

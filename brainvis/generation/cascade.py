@@ -1,7 +1,7 @@
-"""The cascade: the semantic stage makes pictures from predicted text embeddings, the refinement stage makes them sharp.
+"""The cascade: the semantic stage makes pictures from predicted text embeddings; the refinement stage sharpens them.
 
-The noise of a picture depends on seed, stage, trial and sample alone: the batch it is made in, and which other trials
-are asked for, never change it.
+The noise of a picture depends only on seed, stage, trial and sample, never on the batch it is made in or on which other
+trials are requested.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from brainvis.generation.pictures import Picture, PictureFolder, as_tensor
 # Rows (b,) and samples (b,) of a batch and the noise of each picture -> pictures (b, 3, height, width) in [0, 1].
 Make = Callable[[np.ndarray, np.ndarray, list[torch.Generator]], Tensor]
 STAGE_SEEDS = {"semantic": 0, "refinement": 1}  # part of the seed of a picture's noise
-# Modules that a generator imports and that do not draw: judges, and what finds, loads and keeps.
+# Modules that a generator imports but that do not draw: judges, and code that finds, loads and stores.
 NOT_DRAWING = tuple(f"brainvis.generation.{name}" for name in ("checkpoints", "clip", "pictures", "weights"))
 NOT_DRAWING += ("brainvis.phantom", "brainvis.configuration", "brainvis.files", "brainvis.training")
 
 
 class GenerationError(BrainvisError):
-    """Pictures that cannot be made; the message names the trial and what to change."""
+    """Pictures that cannot be made; the message names the trial and says what to change."""
 
 
 def semantic_stage(
@@ -44,12 +44,12 @@ def semantic_stage(
 ) -> np.ndarray:
     """Pictures from predicted text embeddings (trial, tokens, width): (trial, 77, 768) for Stable Diffusion 1.5.
 
-    `seed` decides the noise, with each trial's number in `trials` (None: 0, 1, 2, ...). `folder` takes each picture as
-    it comes, in `semantic/`; one that is there already is not made again.
+    `seed` determines the noise, together with each trial's number in `trials` (None: 0, 1, 2, ...). Each picture is
+    saved in `semantic/` in `folder` as soon as it is made; an existing picture is not made again.
 
-    Returns uint8 (trial, sample, height, width, 3), with and without a folder. No safety checker looks at them.
-    ValueError for embeddings of another shape than the generator's, and for trial numbers or settings that cannot work;
-    BrainvisError if the folder cannot take the pictures, or a picture is not finite.
+    Returns uint8 (trial, sample, height, width, 3), with or without a folder. There is no safety checker. ValueError
+    for embeddings whose shape is not the generator's, and for unusable trial numbers or settings; BrainvisError if the
+    folder cannot hold the pictures, or a picture is not finite.
     """
     shape = tuple(generator.conditioning_shape)
     if embeddings.ndim != 3 or tuple(embeddings.shape[1:]) != shape:
@@ -84,7 +84,8 @@ def refinement_stage(
     """Pictures refined by image-to-image generation, prompted with the name of the predicted class.
 
     `images` are uint8 (trial, sample, height, width, 3) from the semantic stage; None: text-to-image from the names
-    alone, with as many steps and the same guidance (the ablation `no_semantic`). All else as in `semantic_stage`.
+    alone, with the same number of steps and the same guidance (the ablation `no_semantic`). Otherwise as in
+    `semantic_stage`.
     """
     count, side = len(class_names), generator.resolution
     if images is not None and (images.dtype, *images.shape[:1], *images.shape[2:]) != (np.uint8, count, side, side, 3):
@@ -109,7 +110,7 @@ def refinement_stage(
 
 
 def noise_generator(seed: int, stage: str, trial: int, sample: int) -> torch.Generator:
-    """Source of all random numbers that one picture needs; on the CPU, so that every device gives the same noise."""
+    """Source of all random numbers of one picture; on the CPU, so that the noise is the same on every device."""
     state = np.random.SeedSequence([seed, STAGE_SEEDS[stage], int(trial), int(sample)]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))  # manual_seed takes 63 bits
 
@@ -121,13 +122,13 @@ def _generate(
     stage, seed, batch_size = made_from["stage"], made_from["seed"], made_from["batch_size"]
     if min(samples, batch_size) < 1:
         raise ValueError(f"{samples} samples in batches of {batch_size}; both have to be at least 1")
-    if check := getattr(generator, "check", None):  # before pictures that were made otherwise are removed
+    if check := getattr(generator, "check", None):  # before removing other pictures
         check(made_from["steps"], made_from["strength"])
     planned = [Picture(trial, sample, prompt) for trial, prompt in plan for sample in range(samples)]
     row, sample = np.divmod(np.arange(len(planned)), samples)  # of every picture
     shape = (generator.resolution, generator.resolution, 3)
     pictures = np.empty((len(planned), *shape), np.uint8)
-    # Pictures in one batch round differently from pictures in another: batches are the same in every attempt.
+    # Rounding depends on the batch, so the batches are the same in every attempt.
     missing = [slice(start, min(start + batch_size, len(row))) for start in range(0, len(row), batch_size)]
     kept = None
     if folder is not None:
@@ -159,7 +160,7 @@ def _generate(
 def _numbers(trials: Sequence[int] | None, count: int) -> list[int]:
     """Numbers of `count` trials."""
     trials = range(count) if trials is None else trials
-    numbers = [number.item() if hasattr(number, "item") else number for number in trials]  # NumPy's and torch's too
+    numbers = [number.item() if hasattr(number, "item") else number for number in trials]  # also NumPy's and torch's
     if len(numbers) != count:
         raise ValueError(f"{len(numbers)} trial numbers for {count} trials")
     if wrong := [number for number in numbers if type(number) is not int or number < 0]:
@@ -181,7 +182,7 @@ def _drawn_by(generator: Generator) -> dict[str, str | int]:
 
 
 def _digest(content: Tensor | np.ndarray) -> str:
-    """Sixteen hexadecimal digits for type, shape and values."""
+    """Sixteen hexadecimal digits that identify type, shape and values."""
     digest = hashlib.sha256(f"{content.dtype} {tuple(content.shape)}".encode())
     for of_trial in content:  # one by one: starting pictures are hundreds of megabytes
         digest.update(torch.as_tensor(of_trial).cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -1,4 +1,4 @@
-"""Single files of weights: which kind of model they hold, told by names and shapes, and safe reading."""
+"""Single weight files: detecting the kind of model from names and shapes, and reading them safely."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from brainvis.files.tensors import check_safetensors, load_tensors
 
 UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 
-# What other kinds of file are known by: a part of a parameter's name, and what the file is then.
+# How other kinds of file are recognised: part of a parameter's name, and what the file then is.
 OTHER_KINDS = (
     (("lora_", ".lora"), "a LoRA: changes to a model's weights, without the model itself"),
     (("control_model.", "controlnet_"), "a ControlNet"),
@@ -23,11 +23,11 @@ OTHER_KINDS = (
     (("double_blocks.", "single_transformer_blocks."), "FLUX"),
     (("down_blocks.", "mid_block."), "one network of a diffusers folder; give the folder that all its networks are in"),
 )
-OTHER_INPUTS = {5: "a depth-to-image model", 8: "InstructPix2Pix", 9: "an inpainting model"}  # by channels in
+OTHER_INPUTS = {5: "a depth-to-image model", 8: "InstructPix2Pix", 9: "an inpainting model"}  # by input channels
 
 
 def refusal(shapes: Mapping[str, Sequence[int]]) -> str | None:
-    """Why a file with parameters of these shapes is no text-to-image Stable Diffusion 1.x; None: it may be one."""
+    """Why a file with these parameter shapes is not a text-to-image Stable Diffusion 1.x; None: it may be one."""
     names = "\n".join(shapes)
     for marks, kind in OTHER_KINDS:
         if any(mark in names for mark in marks):
@@ -53,13 +53,13 @@ def safetensors_shapes(path: Path) -> dict[str, Sequence[int]]:
     except BrainvisError as error:
         raise ValueError(str(error).removeprefix(f"{path} ")) from error
     except (SafetensorError, OSError, MemoryError) as error:
-        if "incomplete metadata" in str(error):  # the header names more than there is
+        if "incomplete metadata" in str(error):  # the header lists more than the file holds
             raise ValueError(f"is cut short: it has {path.stat().st_size:,} bytes; fetch it again") from error
         raise ValueError("is no safetensors file, or a damaged one") from error
 
 
 class StandIn:
-    """Takes the place of a class or function that a pickle names: keeps the state it is given, and does nothing."""
+    """Replaces a class or function that a pickle names: keeps the given state and does nothing."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -70,9 +70,9 @@ class StandIn:
 
 
 def read_checkpoint(path: Path) -> object:
-    """What `torch.save` wrote, tensors mapped from the file. Nothing that its pickle names is imported or called.
+    """Reads what `torch.save` wrote, memory-mapping tensors. Nothing that its pickle names is imported or called.
 
-    UnpicklingError for one that is damaged, older than torch 1.6, a TorchScript program, or asks for more than tensors,
+    UnpicklingError for a file that is damaged, older than torch 1.6, a TorchScript program, or needs more than tensors,
     plain containers and `StandIn`s.
     """
     try:

@@ -1,4 +1,4 @@
-"""The CLIP model that may come with a generator, to compare pictures."""
+"""The CLIP model that may come with a generator, for comparing pictures."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from brainvis.generation.pictures import as_tensor
 
 @dataclass(frozen=True)
 class Clip:
-    """An open_clip model whose features of pictures can be compared by their cosine."""
+    """An open_clip model whose picture features can be compared by cosine."""
 
     model: nn.Module
 

@@ -1,7 +1,7 @@
-"""A folder that takes generated pictures one by one, so that an interrupted generation goes on where it stopped.
+"""A folder that stores generated pictures one by one, so that an interrupted generation resumes where it stopped.
 
-Each picture is a PNG file. `index.json`, written first, says what each is and what they are made from: those made from
-anything else are never taken for these, but made again.
+Each picture is a PNG file. `index.json`, written first, says what each picture is and what it is made from; pictures
+made from anything else are never reused but made again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILES = "trial-*_sample-*.png"
 
 
 class PictureError(BrainvisError):
-    """Pictures that cannot be kept as asked."""
+    """Pictures that cannot be stored as requested."""
 
 
 def as_tensor(images: np.ndarray) -> Tensor:
@@ -36,11 +36,11 @@ def as_tensor(images: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class Picture:
-    """Which picture it is."""
+    """Identifies a picture."""
 
     trial: int
     sample: int
-    prompt: str  # what led the generation
+    prompt: str  # guides the generation
 
     @property
     def file(self) -> str:
@@ -48,10 +48,10 @@ class Picture:
 
 
 class PictureFolder:
-    """The pictures of one stage: all that are to come, in order, each of `shape` (height, width, 3).
+    """The pictures of one stage: all that will be made, in order, each of `shape` (height, width, 3).
 
-    `made_from` is all that they depend on besides trial, sample and prompt: what else is in `folder` is removed.
-    PictureError if two are of one trial and sample, or the folder cannot be written to.
+    `made_from` is all that they depend on besides trial, sample and prompt; pictures in `folder` made from anything
+    else are removed. PictureError if two pictures have the same trial and sample, or the folder cannot be written to.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class PictureFolder:
         try:
             missing = sum(not (self.folder / name).exists() for name in names)
             check_writable(self.folder, missing * prod(shape) // 2)  # before hours of drawing; PNG may halve them
-            self._remove_others(index)  # before the new index says what is there
+            self._remove_others(index)  # before writing the new index
             write_json(self.folder / "index.json", index)
         except OSError as error:
             raise PictureError(f"no pictures can be kept: {error}") from error
 
     def read(self, batch: slice, images: np.ndarray) -> bool:
-        """Fill `images`, uint8 (b, height, width, 3), with the pictures of a batch; False if not all are whole."""
+        """Fill `images`, uint8 (b, height, width, 3), with the pictures of a batch; False if not all are complete."""
         for one, image in zip(self.pictures[batch], images, strict=True):
             pixels = _read(self.folder / one.file)
             if pixels is None or pixels.shape != self.shape:
@@ -81,18 +81,18 @@ class PictureFolder:
         return True
 
     def write(self, batch: slice, images: np.ndarray) -> None:
-        """Write the pictures of a batch, uint8 (b, height, width, 3); PictureError if the disk refuses."""
+        """Write the pictures of a batch, uint8 (b, height, width, 3); PictureError if writing fails."""
         for one, image in zip(self.pictures[batch], images, strict=True):
             picture, file = Image.fromarray(image), self.folder / one.file
             try:
-                # Not durable: one that a loss of power damages is seen by its checksums and made again.
+                # Not durable: a picture damaged by a power failure is detected by its checksums and made again.
                 write_aside(file, lambda path, picture=picture: picture.save(path, "PNG"), durable=False)
             except OSError as error:
                 kept = "The pictures before it are kept; run again to go on from there"
                 raise PictureError(f"{error} {kept}") from error
 
     def _remove_others(self, index: dict) -> None:
-        """Remove pictures that do not belong to `index`, and half files that a killed process left."""
+        """Remove pictures that do not belong to `index`, and partial files left by a killed process."""
         remove_leftovers(self.folder, FILES)
         known = {}
         with suppress(BrainvisError):
@@ -115,8 +115,8 @@ def _read(file: Path) -> np.ndarray | None:
     try:
         content = file.read_bytes()
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            picture.verify()  # checksums of all parts, which decoding alone does not look at
+            picture.verify()  # checks the checksums of all parts, which decoding alone ignores
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             return np.asarray(picture)
-    except Exception:  # a damaged file raises whatever its damage leads to
+    except Exception:  # a damaged file can raise anything
         return None

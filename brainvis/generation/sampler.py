@@ -1,6 +1,7 @@
 """Diffusion over one batch of latents: noise, the PLMS sampler, classifier-free guidance, latents to pictures.
 
-Noise is drawn on the CPU and summed up in single precision: devices and types of numbers differ by rounding alone.
+Noise is drawn on the CPU and summed in single precision, so results on different devices and in different number types
+differ only by rounding.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How noise is taken out."""
+    """Settings for removing noise."""
 
     steps: int
-    guidance: float  # scale of classifier-free guidance; 1 is none
-    strength: float = 1.0  # share of the steps taken; below 1 they start from a picture
+    guidance: float  # scale of classifier-free guidance; 1 means none
+    strength: float = 1.0  # fraction of the steps taken; below 1 they start from a picture
 
     def start(self, pipeline: StableDiffusionPipeline) -> tuple[PLMS, Tensor]:
-        """A sampler before its first step, and the time steps it will take; ValueError for none, or too many."""
+        """A sampler before its first step, and the time steps it will take; ValueError for none or too many."""
         plms = PLMS.like(pipeline.scheduler)
         longest = plms.config.num_train_timesteps - 1  # time step 0 is not among them
         if not 1 <= self.steps <= longest:
@@ -33,7 +34,7 @@ class Sampling:
 
 
 def starting_noise(pipeline: StableDiffusionPipeline, noise: list[torch.Generator]) -> Tensor:
-    """Latents of noise: (b, c, h, w) float32."""
+    """Latents of pure noise: (b, c, h, w) float32."""
     unet = pipeline.unet.config
     shape = (1, unet.in_channels, unet.sample_size, unet.sample_size)
     return torch.cat([torch.randn(shape, generator=source) for source in noise]).to(pipeline.device)
@@ -42,9 +43,9 @@ def starting_noise(pipeline: StableDiffusionPipeline, noise: list[torch.Generato
 def under_noise(
     pipeline: StableDiffusionPipeline, pictures: Tensor, noise: list[torch.Generator], sampling: Sampling
 ) -> Tensor:
-    """Latents (b, c, h, w) of pictures (b, 3, height, width) in [0, 1], under the noise of the first time step."""
+    """Latents (b, c, h, w) of pictures (b, 3, height, width) in [0, 1], with the noise of the first time step added."""
     vae = pipeline.vae
-    codes = [  # one by one, each with a draw of its own
+    codes = [  # one by one, each with its own draw
         vae.encode((2 * picture[None] - 1).to(pipeline.device, pipeline.dtype)).latent_dist.sample(source)
         for picture, source in zip(pictures, noise, strict=True)
     ]
@@ -56,9 +57,9 @@ def under_noise(
 def denoise(
     pipeline: StableDiffusionPipeline, latents: Tensor, embeddings: Tensor, empty: Tensor | None, sampling: Sampling
 ) -> Tensor:
-    """Take the noise out of latents (b, c, h, w), led by text embeddings (b, tokens, width).
+    """Remove the noise from latents (b, c, h, w), guided by text embeddings (b, tokens, width).
 
-    `empty` (1, tokens, width) is the empty text, away from which guidance leads; None: no guidance.
+    `empty` (1, tokens, width) is the embedding of the empty text, which guidance moves away from; None: no guidance.
     """
     embeddings = embeddings.to(pipeline.device, pipeline.dtype)
     if empty is not None:
@@ -76,7 +77,7 @@ def denoise(
 
 
 def decode(pipeline: StableDiffusionPipeline, latents: Tensor) -> Tensor:
-    """Pictures of latents (b, c, h, w): (b, 3, height, width) float32 in [0, 1]; NaN where they are not finite."""
+    """Pictures of latents (b, c, h, w): (b, 3, height, width) float32 in [0, 1]; NaN where not finite."""
     vae = pipeline.vae
     decoded = vae.decode((latents / vae.config.scaling_factor).to(pipeline.dtype), return_dict=False)[0].float()
     return torch.where(decoded.isfinite(), (decoded / 2 + 0.5).clamp(0, 1), torch.nan)
@@ -85,16 +86,16 @@ def decode(pipeline: StableDiffusionPipeline, latents: Tensor) -> Tensor:
 class PLMS(PNDMScheduler):
     """Pseudo linear multistep sampling (Liu et al. 2022, equations 9, 12 and 13) for either kind of prediction.
 
-    The multistep formulas extrapolate the noise. diffusers extrapolates whatever the network predicts and turns the
-    result into noise with the current picture, which for velocity is right to first order only: at 20 steps, pictures
-    lose a tenth of their contrast. Here each prediction becomes noise before the formulas see it.
+    The multistep formulas extrapolate the noise. diffusers extrapolates whatever the network predicts and converts the
+    result to noise using the current picture. For velocity this is correct only to first order: at 20 steps, pictures
+    lose a tenth of their contrast. Here each prediction is converted to noise before the formulas are applied.
     """
 
     velocity = False
 
     @classmethod
     def like(cls, scheduler) -> PLMS:
-        """PLMS over the noise schedule of another scheduler, for a network that predicts the same as there."""
+        """PLMS with the noise schedule and prediction type of another scheduler."""
         predicts = scheduler.config.prediction_type
         if predicts not in ("epsilon", "v_prediction"):
             raise ValueError(f"the backbone predicts {predicts!r}; PLMS needs a network of noise or of velocity")
@@ -104,18 +105,18 @@ class PLMS(PNDMScheduler):
 
     @staticmethod
     def taken(steps: int, strength: float) -> int:
-        """How many of the steps a strength takes, rounded down; 0.29 of 100 is 29, though not in floating point."""
+        """How many steps a strength takes, rounded down; 0.29 of 100 is 29, despite floating-point error."""
         return int(round(steps * strength, 6))
 
     def times(self, steps: int, strength: float = 1.0) -> Tensor:
-        """The last `strength` of the time steps, (n,), descending, the second of them twice; sets the sampler to them.
+        """The last fraction `strength` of the time steps, (n,), descending, the second twice; configures the sampler.
 
         PLMS has no history at its first step, so it takes the second time step twice: t0, t1, t1, t2, ... diffusers'
-        own image-to-image drops the first entries of its list, the repeated one with them, and is then one time step
-        ahead of the picture from there on: noise is left in it, the more the fewer steps there are.
+        own image-to-image drops the first entries of its list, including the repeated one, and from there on is one
+        time step ahead of the picture. This leaves noise in the picture, more so with fewer steps.
         """
         self.set_timesteps(steps)
-        every = torch.cat([self.timesteps[:1], self.timesteps[2:]])  # (steps,) each once; one step is not repeated
+        every = torch.cat([self.timesteps[:1], self.timesteps[2:]])  # (steps,), each once; a lone step is not repeated
         kept = every[steps - self.taken(steps, strength) :]
         return torch.cat([kept[:2], kept[1:]])
 

@@ -1,7 +1,7 @@
-"""Stable Diffusion 1.x as a generator: a diffusers folder, or a single file in the layout it was first published in.
+"""Stable Diffusion 1.x as a generator: a diffusers folder, or a single file in its original published layout.
 
-Folders `judge/`, a classifier of its pictures, and `clip/`, an open_clip model, may stand in a diffusers folder. A
-single file holds weights alone: `sd15/` tells its architecture, open_clip brings the vocabulary.
+A diffusers folder may contain `judge/`, a classifier of its pictures, and `clip/`, an open_clip model. A single file
+holds only weights: `sd15/` defines the architecture, and open_clip provides the vocabulary.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ from brainvis.phantom.judge import load_judge
 from brainvis.training import Precision, choose_device, choose_precision, computed_in
 
 CONFIGURATION = Path(__file__).parent / "sd15"
-TOKENS = 77  # of a text, with its beginning and end
-MERGES = 49152 - 256 - 2  # pairs of the published vocabulary; the file goes on with pairs that are not used
-LARGE = 256  # pixels; larger pictures are coded and decoded one by one
+TOKENS = 77  # per text, including the start and end tokens
+MERGES = 49152 - 256 - 2  # pairs of the published vocabulary; the rest of the file is unused
+LARGE = 256  # pixels; larger pictures are encoded and decoded one by one
 NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-TOKENIZER = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # the files that one is read from
+TOKENIZER = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either set of files is enough
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # None: no such part
-SPARE_ROWS = 64  # of a text encoder, more than tokens: some are made a round number
+SPARE_ROWS = 64  # of a text encoder, beyond its tokens: some sizes are rounded up
 BATCH = 64  # texts encoded at a time
 
 
 @dataclass(frozen=True)
 class StableDiffusion:
-    """A `Generator` with one frozen copy of the weights for both stages, and without a safety checker."""
+    """A `Generator` with one frozen copy of the weights for both stages and no safety checker."""
 
     name: str
     pipeline: StableDiffusionPipeline
     judge: nn.Module | None
     clip: Clip | None
     fingerprint: str
-    precision: Precision | None = None  # of the UNet, whose weights have the type of all; None: that type
+    precision: Precision | None = None  # of the UNet; its weights share the common type; None: that type
     _prompts: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -78,14 +78,14 @@ class StableDiffusion:
 
     @property
     def number_type(self) -> str:
-        """What it computes in, for those who have to tell pictures of one from pictures of another."""
+        """The number type of its computations, to tell apart pictures made in different types."""
         other = self.precision and self.precision.precision
         return f"{self.dtype}, UNet in {other}" if other else str(self.dtype)
 
     def text_embeddings(self, texts: Sequence[str]) -> Tensor:
         """Last hidden states of the text encoder, as the pipeline conditions on them: (n, tokens, width) float32, CPU.
 
-        Each text is padded to the longest that there may be; longer ones are cut, with one warning.
+        Each text is padded to the maximum length; longer ones are truncated, with one warning.
         """
         texts, room = list(texts), self.conditioning_shape[0]
         lengths = map(len, self.pipeline.tokenizer(texts, verbose=False).input_ids if texts else [])
@@ -102,7 +102,7 @@ class StableDiffusion:
         return embeddings
 
     def check(self, steps: int, strength: float) -> None:
-        """ValueError for settings that leave no step to take, or more than there are."""
+        """ValueError for settings that leave no steps, or more than there are."""
         Sampling(steps, guidance=1.0, strength=strength).start(self.pipeline)
 
     def draw(self, embeddings: Tensor, noise: list[torch.Generator], config: Generation) -> Tensor:
@@ -129,7 +129,7 @@ class StableDiffusion:
         return decode(self.pipeline, latents)
 
     def _prompted(self, names: list[str]) -> Tensor:
-        """Embeddings of prompts, each of which is encoded once, whatever batch it comes in."""
+        """Embeddings of prompts; each prompt is encoded only once, whatever its batch."""
         for name in set(names) - self._prompts.keys():
             self._prompts[name] = self.text_embeddings([name])
         return torch.cat([self._prompts[name] for name in names])
@@ -144,12 +144,11 @@ def load_stable_diffusion(
 ) -> StableDiffusion:
     """Load a backbone ("phantom", "sd15" or a path), frozen and in evaluation mode.
 
-    Memory for Stable Diffusion 1.5, calculated from its layers, not measured: on a GPU 2.1 GB of weights and 0.6 GB of
-    activations for 4 pictures of 512 x 512 under guidance, under 4 GB with what CUDA takes; on a CPU twice as much.
+    Memory for Stable Diffusion 1.5, calculated from its layers, not measured: on a GPU, 2.1 GB of weights and 0.6 GB of
+    activations for 4 pictures of 512 x 512 with guidance, under 4 GB with CUDA's overhead; on a CPU, twice as much.
 
-    `dtype` None: see `choose_types`, which hears of `precision`; `configuration` is the folder that says the
-    architecture of a single file.
-    BackboneError if it is unknown, absent and not to be fetched, or unreadable.
+    `dtype` None: see `choose_types`, which receives `precision`; `configuration` is the folder that defines the
+    architecture of a single file. BackboneError if it is unknown, unreadable, or missing and cannot be downloaded.
     """
     place, device, judge, clip = obtain_backbone(name), choose_device(device), None, None
     dtype, of_unet = (dtype, None) if dtype else choose_types(device, precision)
@@ -167,32 +166,32 @@ def load_stable_diffusion(
             if (folder := place / "clip").is_dir():
                 model = open_clip.create_model(f"local-dir:{folder}", device=device).float()
                 clip = Clip(model.eval().requires_grad_(False))
-    except Exception as error:  # whatever the libraries raise for a file that is absent, cut short or foreign
+    except Exception as error:  # the libraries can raise anything for a bad file
         raise BackboneError(f"backbone {str(name)!r} cannot be read from {place}: {error}") from error
-    pipeline.set_progress_bar_config(disable=True)  # the stages show one of their own, over all pictures
+    pipeline.set_progress_bar_config(disable=True)  # the stages show their own, over all pictures
     pipeline.to(device)
     for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         network.requires_grad_(False).eval()
         network.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
     for norm in (module for module in pipeline.unet.modules() if of_unet and isinstance(module, nn.GroupNorm)):
-        norm.register_forward_pre_hook(lambda _, given: (given[0].float(),))  # in bfloat16 it takes three times as long
+        norm.register_forward_pre_hook(lambda _, given: (given[0].float(),))  # three times as slow in bfloat16
     backbone = StableDiffusion(str(name), pipeline, judge, clip, backbone_fingerprint(name), of_unet)
     said = {"precision": backbone.number_type, "device": device.type}
     computed_in["generator"] = said | ({"why": of_unet.why} if of_unet else {})
     if backbone.resolution > LARGE:
         pipeline.vae.enable_slicing()
     if device.type == "mps":
-        pipeline.enable_attention_slicing()  # attention there keeps all its weights
+        pipeline.enable_attention_slicing()  # attention keeps all its weights there
     return backbone
 
 
 def choose_types(device: torch.device, precision: str = "auto") -> tuple[torch.dtype, Precision | None]:
-    """The type of a generator's numbers on a device, and the precision of its UNet if that is another.
+    """The number type of a generator on a device, and the precision of its UNet if that differs.
 
-    "auto" on a CUDA GPU is float16, within whose range Stable Diffusion 1.x stays; elsewhere it is float32, as CPUs are
-    slow in half precision and MPS has given black pictures. bfloat16, which has steps near 1 as large as those between
-    grey levels, is for the UNet of a CPU alone, whose output is summed up in float32: it moves pixels by a sixth of a
-    grey level on average.
+    "auto" is float16 on a CUDA GPU, as Stable Diffusion 1.x stays within its range. Elsewhere it is float32, because
+    CPUs are slow in half precision and MPS has produced black pictures. bfloat16, whose steps near 1 are as large as
+    those between grey levels, is used only for the UNet on a CPU, whose output is summed in float32: it changes pixels
+    by a sixth of a grey level on average.
     """
     if device.type == "cuda":
         return {"auto": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16}[precision], None
@@ -203,9 +202,9 @@ def choose_types(device: torch.device, precision: str = "auto") -> tuple[torch.d
 def read_single_file(path: Path, dtype: torch.dtype, configuration: Path = CONFIGURATION) -> StableDiffusionPipeline:
     """A pipeline from a single file, in evaluation mode, on the CPU, without a safety checker.
 
-    Not by `from_single_file`, which leaves a text encoder's lacking weights empty without a word. The averaged copy
-    (`model_ema.`) of a training is left alone, as the published samplers do. ValueError or RuntimeError names another
-    kind of model, and weights that are missing or of another shape.
+    Does not use `from_single_file`, which silently leaves missing text encoder weights empty. The averaged copy
+    (`model_ema.`) from training is ignored, as in the published samplers. ValueError or RuntimeError names the kind of
+    model if it is a different one, and weights that are missing or have the wrong shape.
     """
     state = load_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)  # mapped from the file
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
@@ -220,7 +219,7 @@ def read_single_file(path: Path, dtype: torch.dtype, configuration: Path = CONFI
     vae = AutoencoderKL.load_config(configuration / "vae")
     text_encoder = CLIPTextConfig.from_pretrained(configuration / "text_encoder")
     texts = {name.removeprefix(TEXT_ENCODER).removeprefix("text_model."): w for name, w in part(TEXT_ENCODER).items()}
-    texts.pop("embeddings.position_ids", None)  # 0, 1, 2, ...: no weight, some files have it
+    texts.pop("embeddings.position_ids", None)  # 0, 1, 2, ...: not a weight, but in some files
     return StableDiffusionPipeline(
         _filled(lambda: AutoencoderKL.from_config(vae), convert_ldm_vae_checkpoint(part(VAE), vae), dtype),
         _filled(lambda: CLIPTextModel(text_encoder), texts, dtype),
@@ -232,8 +231,9 @@ def read_single_file(path: Path, dtype: torch.dtype, configuration: Path = CONFI
 
 
 def _check_folder(place: Path) -> None:
-    """BrainvisError or ValueError for a diffusers folder whose files the libraries should not be given: settings that
-    are none or name other modules to import, weights that are no safetensors, no tokenizer, which they make up."""
+    """BrainvisError or ValueError for a diffusers folder whose files must not be passed to the libraries: invalid
+    settings or settings that name other modules to import, weights that are not safetensors, or no tokenizer, which the
+    libraries would make up."""
     for name, origin in read_json(place / "model_index.json").items():
         if isinstance(origin, list) and origin[:1] not in ([library] for library in LIBRARIES):
             raise ValueError(f"model_index.json takes {name} from {origin}; it may be from diffusers or transformers")
@@ -250,7 +250,7 @@ def _check_folder(place: Path) -> None:
 
 
 def _check_vocabulary(pipeline: StableDiffusionPipeline) -> None:
-    """ValueError for a tokenizer that is not the text encoder's, or lacks the pairs that its tokens are merged from."""
+    """ValueError for a tokenizer that does not belong to the text encoder, or lacks the merge pairs of its tokens."""
     tokens, rows = pipeline.tokenizer.get_vocab(), pipeline.text_encoder.config.vocab_size
     if not 0 <= rows - len(tokens) < SPARE_ROWS:
         raise ValueError(
@@ -267,7 +267,7 @@ def _check_vocabulary(pipeline: StableDiffusionPipeline) -> None:
 def _filled(build: Callable[[], nn.Module], state: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
     with init_empty_weights():
         network = build()
-    # A weight that the file lacks is None after diffusers' conversion.
+    # A weight missing from the file is None after diffusers' conversion.
     network.load_state_dict({name: w.to(dtype) for name, w in state.items() if w is not None}, assign=True)
     return network.eval()
 
@@ -275,8 +275,8 @@ def _filled(build: Callable[[], nn.Module], state: dict[str, Tensor], dtype: tor
 def clip_tokenizer() -> CLIPTokenizer:
     """The tokenizer of Stable Diffusion 1.x: 49,408 tokens, built from the byte pairs that open_clip ships."""
     with gzip.open(Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
-        merges = [tuple(line.split()) for line in file.read().split("\n")[1 : MERGES + 1]]  # the first is a title
-    # Bytes that print stand for themselves, in this order; the others have the letters from 256 on.
+        merges = [tuple(line.split()) for line in file.read().split("\n")[1 : MERGES + 1]]  # the first line is a title
+    # Printable bytes stand for themselves, in this order; the others are mapped to characters from 256 on.
     printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     letters = [chr(code) for code in (*printing, *range(256, 512 - len(printing)))]
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
@@ -287,7 +287,7 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the libraries' bars over a handful of files, and their notes on every text that is cut."""
+    """Hides the libraries' progress bars over a few files and their notes on every truncated text."""
     before = [(lib, lib.get_verbosity(), lib.is_progress_bar_enabled()) for lib in (diffusers_logging, hf_logging)]
     for library, *_ in before:
         library.set_verbosity_error()

@@ -1,7 +1,8 @@
 """Text embeddings of class names (coarse semantics) and captions (fine semantics): the targets of alignment.
 
-Every different text is encoded once per generator and kept in one file, read memory-mapped; trials refer to its rows.
-In half precision, 40 class names and 2,000 captions of Stable Diffusion 1.5 (77 tokens of width 768) take 241 MB.
+Every distinct text is encoded once per generator and stored in one file, which is memory-mapped; trials refer to its
+rows. In half precision, 40 class names and 2,000 captions take 241 MB for Stable Diffusion 1.5 (77 tokens of width
+768).
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from brainvis.files import DamagedError, verified, write_aside
 from brainvis.generation import Generator
 
 CHECKSUM = 16  # hexadecimal digits of a SHA-256
-BLOCK = 256  # text embeddings that are converted to single precision at a time: 61 MB at 77 x 768
-ENCODED = 4096  # texts that are encoded at a time, in single precision: 1 GB at 77 x 768, twice EEGCVPR40's texts
+BLOCK = 256  # text embeddings converted to single precision at a time: 61 MB at 77 x 768
+ENCODED = 4096  # texts encoded at a time, in single precision: 1 GB at 77 x 768, twice EEGCVPR40's texts
 
 
 @dataclass(frozen=True)
 class TextEmbeddings:
-    """Text embeddings of a list of different texts."""
+    """Text embeddings of a list of distinct texts."""
 
     texts: tuple[str, ...]
-    embeddings: Tensor  # (text, tokens, width) float16, memory-mapped where there is a file
+    embeddings: Tensor  # (text, tokens, width) float16, memory-mapped if there is a file
     fingerprint: str  # of the generator that encoded them
 
     @cached_property
@@ -43,7 +44,7 @@ class TextEmbeddings:
         return {text: row for row, text in enumerate(self.texts)}
 
     def lookup(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings of `texts`, in their order: (n, tokens, width) float16. ValueError for one never encoded."""
+        """Embeddings of `texts`, in their order: (n, tokens, width) float16. ValueError for a text never encoded."""
         if unknown := [text for text in texts if text not in self.index]:
             raise ValueError(
                 f"{len(unknown)} texts were never encoded, {unknown[0]!r} first; pass them to `build_text_embeddings`"
@@ -52,10 +53,11 @@ class TextEmbeddings:
 
 
 def build_text_embeddings(generator: Generator, texts: Sequence[str], file: str | Path | None = None) -> TextEmbeddings:
-    """Embeddings of at least `texts`, each encoded once, in half precision whether read or just encoded.
+    """Embeddings of at least `texts`, each encoded once; in half precision, whether read or newly encoded.
 
-    Missing texts are added to a safetensors `file` of the same generator; another's, or one that cannot be read, is
-    replaced. Of two processes that build it at once, the last one's is kept, whole; what it lacks is encoded next time.
+    Missing texts are added to a safetensors `file` of the same generator; a file of another generator, or an unreadable
+    one, is replaced. If two processes build it at once, the last one's file is kept whole; texts it lacks are encoded
+    next time.
     """
     shape = tuple(generator.conditioning_shape)
     known = _read(Path(file), generator.fingerprint, shape) if file else None
@@ -73,12 +75,12 @@ def build_text_embeddings(generator: Generator, texts: Sequence[str], file: str 
         return built
     notes = {"generator": built.fingerprint, "texts": json.dumps(built.texts), "checksums": "".join(_checksums(built))}
     write_aside(Path(file), lambda path: save_file({"embeddings": built.embeddings}, path, metadata=notes))
-    written = _read(Path(file), generator.fingerprint, shape)  # mapped, so that the memory above is free again
+    written = _read(Path(file), generator.fingerprint, shape)  # mapped, so that the memory used above is freed
     return written if written and written.texts == built.texts else built
 
 
 def check_text_embeddings(file: Path) -> TextEmbeddings:
-    """What is in a file, memory-mapped, read against its checksums once; DamagedError if it is not what was written."""
+    """The content of a file, memory-mapped and verified once by its checksums; DamagedError if it has changed."""
     try:
         with safe_open(file, framework="pt") as content:
             notes, embeddings = content.metadata(), content.get_tensor("embeddings")
@@ -93,7 +95,7 @@ def check_text_embeddings(file: Path) -> TextEmbeddings:
 
 
 def _read(file: Path, fingerprint: str, shape: tuple[int, int]) -> TextEmbeddings | None:
-    """What is in `file`; None if it is not there, damaged, or of another generator."""
+    """The content of `file`; None if it is missing, damaged, or from another generator."""
     try:
         found = check_text_embeddings(file)
     except FileNotFoundError:
@@ -106,7 +108,7 @@ def _read(file: Path, fingerprint: str, shape: tuple[int, int]) -> TextEmbedding
 
 
 def _check(file: Path, found: TextEmbeddings, checksums: str) -> None:
-    """DamagedError for embeddings that are not what was written."""
+    """DamagedError for embeddings that differ from what was written."""
     if found.embeddings.ndim != 3 or len(found.embeddings) != len(found.texts):
         raise DamagedError(f"{file} is damaged: its texts are not those that were written.")
     known = [checksums[place : place + CHECKSUM] for place in range(0, len(checksums), CHECKSUM)]
@@ -116,7 +118,7 @@ def _check(file: Path, found: TextEmbeddings, checksums: str) -> None:
 
 
 def _checksums(embedded: TextEmbeddings) -> Iterator[str]:
-    """One for each text, its embedding and whose it is, so that none can change alone."""
+    """One checksum per text over the text, its embedding and its generator, so that none of them can change alone."""
     for text, embedding in zip(embedded.texts, embedded.embeddings, strict=True):
         whole = hashlib.sha256(f"{embedded.fingerprint} {text}".encode(errors="surrogatepass"))
         whole.update(embedding.contiguous().numpy())
@@ -124,7 +126,7 @@ def _checksums(embedded: TextEmbeddings) -> Iterator[str]:
 
 
 def text_cosines(embeddings: Tensor, others: Tensor) -> Tensor:
-    """Cosines (n, m) of whole text embeddings, (n, tokens, width) and (m, tokens, width), each as one long vector."""
+    """Cosines (n, m) of whole text embeddings, (n, tokens, width) and (m, tokens, width), each flattened."""
     few = len(embeddings) * len(others) < 1e6
     blocks = tqdm(embeddings.split(BLOCK), desc="cosines", unit="block", leave=False, disable=few)
     units = map(_unit, blocks)
@@ -132,31 +134,31 @@ def text_cosines(embeddings: Tensor, others: Tensor) -> Tensor:
 
 
 def average_embeddings(coarse: Tensor, fine: Tensor, labels: Tensor, captions: Tensor) -> Tensor:
-    """Mean over trials of both targets' sum, (1, tokens, width) float32: the best prediction without knowing any EEG.
+    """Mean over trials of the sum of both targets, (1, tokens, width) float32: the best prediction without EEG.
 
-    `labels` and `captions` (trial,) are each trial's rows in `coarse` and `fine` (text, tokens, width).
+    `labels` and `captions` (trial,) give each trial's rows in `coarse` and `fine` (text, tokens, width).
     """
-    tokens = range(coarse.shape[1])  # one at a time: the embeddings of all trials at once would take gigabytes
+    tokens = range(coarse.shape[1])  # one at a time: all trials' embeddings at once would take gigabytes
     means = [(coarse[labels, token].float() + fine[captions, token].float()).mean(0) for token in tokens]
     return torch.stack(means)[None]
 
 
 def retrieval_ranks(predicted: Tensor, candidates: Tensor, truth: Tensor, among: Tensor | None = None) -> Tensor:
-    """Rank (trial,) of the right text, row `truth` (trial,) of candidates (text, tokens, width), by cosine; 0 is best.
+    """Rank (trial,) by cosine of the correct text, row `truth` (trial,) of candidates (text, tokens, width); 0 is best.
 
-    `among` (trial, text) bool says which are candidates of a trial; None: all. Ties count as ranked before it.
+    `among` (trial, text) bool marks the candidates of each trial; None: all. Ties count as ranked before it.
     """
     cosines = text_cosines(predicted, candidates)  # (trial, text)
     right = cosines.gather(1, truth[:, None])
     before = cosines >= right if among is None else (cosines >= right) & among
-    return before.sum(1) - 1  # the right one is not before itself
+    return before.sum(1) - 1  # the correct one is not before itself
 
 
 def interpolation_position(predicted: Tensor, coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
-    """Where predictions lie between the coarse and the fine embeddings of their trials.
+    """Where predictions lie between the coarse and fine embeddings of their trials.
 
     Tensors (trial,) from (trial, tokens, width): `position`, the coefficient of the projection of predicted - coarse on
-    fine - coarse (0 at the coarse embedding, 1 at the fine one, NaN where both are the same); `off_axis`, the distance
+    fine - coarse (0 at the coarse embedding, 1 at the fine one, NaN where the two are equal); `off_axis`, the distance
     from that line relative to the distance between coarse and fine; `cosine_coarse` and `cosine_fine`.
     """
     blocks = zip(*(values.split(BLOCK // 8) for values in (predicted, coarse, fine)), strict=True)
@@ -165,10 +167,10 @@ def interpolation_position(predicted: Tensor, coarse: Tensor, fine: Tensor) -> d
 
 
 def _interpolation_position(predicted: Tensor, coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
-    """The same of some trials, (b, tokens * width) float64, a dozen copies of which are made."""
+    """The same for a batch of trials, (b, tokens * width) float64, which needs a dozen copies."""
     axis, offset = fine - coarse, predicted - coarse
     squared = axis.square().sum(1)
-    position = (offset * axis).sum(1) / squared  # 0 / 0 is NaN, as promised
+    position = (offset * axis).sum(1) / squared  # 0 / 0 is NaN, as documented
     residual = offset - torch.nan_to_num(position)[:, None] * axis
     unit = normalize(predicted, dim=-1)
     return {

@@ -1,6 +1,6 @@
-"""What others publish and a study can need: what it is called, where it is looked for, and how it is fetched.
+"""Published files that a study may need: their names, where they are looked for, and how they are downloaded.
 
-All is looked for in `data/weights` under its published name, then in the cache of the library that downloads it.
+Each is looked for in `data/weights` under its published name, then in the cache of the library that downloads it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from brainvis.files import (
 )
 from brainvis.generation.checkpoints import refusal, safetensors_shapes
 
-PATIENCE = 3.0  # seconds that the hub may take to answer at all: asked without a network, a download gives up after 23
-TIMEOUT = 30.0  # seconds without an answer after which a download from elsewhere is given up
+PATIENCE = 3.0  # seconds to wait for the hub's first answer: without a network, a download gives up only after 23
+TIMEOUT = 30.0  # seconds without an answer before another download gives up
 
 
 class WeightsError(BrainvisError):
@@ -35,7 +35,7 @@ class WeightsError(BrainvisError):
 
 
 class MissingWeights(WeightsError):
-    """Weights of a judge that are nowhere and cannot be downloaded."""
+    """Weights of a judge that are not on this machine and cannot be downloaded."""
 
 
 class BackboneError(BrainvisError):
@@ -43,25 +43,25 @@ class BackboneError(BrainvisError):
 
 
 def cached(repository: str, file: str, revision: str | None = None) -> Path | None:
-    """A file of a repository in the hub's own cache."""
+    """A repository's file in the hub's own cache."""
     found = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
 
 def first(places: Iterable[Path | None], whole: Callable[[Path], object] = Path.is_file) -> Path | None:
-    """The first of several places where something is whole."""
+    """The first of several places where something is complete."""
     return next((place for place in places if place and whole(place)), None)
 
 
 def snapshot(repository: str, file: str, patterns: Sequence[str], revision: str | None = None) -> Path:
-    """Download a repository's files into the hub's own cache, after one question for `file`; returns their folder."""
+    """Download a repository's files into the hub's own cache, after one request for `file`; returns their folder."""
     url = huggingface_hub.hf_hub_url(repository, file, revision=revision)
     huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE)
     return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
 
 
 def reason(error: Exception) -> str:
-    """The first line of what it says."""
+    """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -77,12 +77,12 @@ class Weights:
     size: int  # bytes
     sha256: str  # first digits
     metrics: tuple[str, ...]  # that need it
-    source: str = "torchvision"  # whose download it is
-    repository: str = ""  # on the Hugging Face hub, if it lives there
+    source: str = "torchvision"  # who provides the download
+    repository: str = ""  # on the Hugging Face hub, if it is hosted there
 
     @property
     def file(self) -> str:
-        """Where it is looked for below `data/weights`."""
+        """Where it is looked for in `data/weights`."""
         return "/".join([*self.repository.split("/")[1:], Path(self.url).name])
 
 
@@ -93,7 +93,7 @@ WEIGHTS = {
     "vit_h_14": Weights(
         "ViT-H/14 (SWAG, fine-tuned on ImageNet-1k at 518 pixels)",
         TORCHVISION + "vit_h_14_swag-80465313.pth",
-        2_534_033_850,  # to a kilobyte: torchvision gives 2416.643 MiB
+        2_534_033_850,  # to the kilobyte: torchvision states 2416.643 MiB
         "80465313",
         ("generation accuracy",),
     ),
@@ -119,7 +119,7 @@ WEIGHTS = {
         "0cc3c7bd",
         ("two-way identification by Inception",),
     ),
-    # OpenAI's own ViT-L-14.pt is a program (TorchScript), which cannot be read as weights alone: this is its content.
+    # OpenAI's own ViT-L-14.pt is a TorchScript program, which cannot be read as plain weights: this is its content.
     "clip": Weights(
         "CLIP ViT-L/14 (OpenAI)",
         f"https://huggingface.co/{CLIP}/resolve/main/open_clip_model.safetensors",
@@ -133,14 +133,14 @@ WEIGHTS = {
 
 
 def find_weights(key: str) -> Path | None:
-    """Where the file of a network lies; None: nowhere. Fetches nothing."""
+    """Location of a network's file; None if it is not on this machine. Downloads nothing."""
     weights, name = WEIGHTS[key], Path(WEIGHTS[key].file).name
     in_cache = cached(weights.repository, name) if weights.repository else torch_cache() / name
     return first((weights_folder() / weights.file, in_cache))
 
 
 def obtain_weights(key: str) -> Path:
-    """The file of a network, downloaded with progress if it is nowhere yet; MissingWeights if it cannot be."""
+    """The file of a network, downloaded with a progress bar if missing; MissingWeights if that fails."""
     weights, name, patience = WEIGHTS[key], Path(WEIGHTS[key].file).name, socket.getdefaulttimeout()
     if found := find_weights(key):
         return found
@@ -152,7 +152,7 @@ def obtain_weights(key: str) -> Path:
         target = torch_cache() / name
         target.parent.mkdir(parents=True, exist_ok=True)
         print(f"Downloading {weights.url} ({readable_size(weights.size)}) to {target}")
-        socket.setdefaulttimeout(TIMEOUT)  # torch would wait for ever
+        socket.setdefaulttimeout(TIMEOUT)  # torch would wait forever
         torch.hub.download_url_to_file(weights.url, str(target), weights.sha256)
         return target
     except Exception as error:  # whatever the libraries raise without a connection, or for half a file
@@ -172,7 +172,7 @@ def torch_cache() -> Path:
 
 
 def weights_fingerprint(file: Path) -> str:
-    """First 16 hexadecimal digits of a whole file's sha256, to compare with the published one."""
+    """First 16 hexadecimal digits of a file's sha256, to compare with the published one."""
     return file_digest(file)
 
 
@@ -181,35 +181,35 @@ def weights_fingerprint(file: Path) -> str:
 PHANTOM = ROOT / "brainvis" / "phantom" / "backbone"
 NETWORKS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 COMPONENTS = (*NETWORKS, "tokenizer", "scheduler")
-EXTRAS = ("judge", "clip")  # may stand beside the components
+EXTRAS = ("judge", "clip")  # may lie beside the components
 SUFFIXES = (".safetensors", ".ckpt")
 ALLOWED = "allowed are phantom, sd15 and the path of a diffusers Stable Diffusion folder or of a single file "
 ALLOWED += f"({' or '.join(SUFFIXES)})"
 
 
 class StableDiffusion15:
-    """Stable Diffusion 1.5 as it is published, and where it is looked for here: half precision, no safety checker."""
+    """Stable Diffusion 1.5 as published, and where it is looked for here: half precision, no safety checker."""
 
     name, title = "sd15", "Stable Diffusion 1.5"
     repository, revision = "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
-    size = 2_135_000_000  # bytes of these files of the repository, which are fetched
+    size = 2_135_000_000  # bytes of the repository's files that are downloaded
     settings = (
         *("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in NETWORKS)),
         *(f"tokenizer/{name}" for name in ("special_tokens_map.json", "tokenizer_config.json", "vocab.json")),
         "tokenizer/merges.txt",
     )
     files = (*settings, *(f"{part}/{stem}.fp16.safetensors" for part, stem in NETWORKS.items()))
-    single_files = {  # also published, in the original layout, and their bytes
+    single_files = {  # also published, in the original layout, with their sizes in bytes
         "v1-5-pruned-emaonly.safetensors": 4_265_146_304,
         "v1-5-pruned-emaonly.ckpt": 4_265_380_512,
         "v1-5-pruned.safetensors": 7_703_324_291,
     }
     patterns = '--include "*.json" --include "tokenizer/*" --include "*.fp16.safetensors" --exclude "safety_checker/*"'
-    command = f"hf download {repository} --revision {revision} {patterns}"  # fetches it into the hub's own cache
+    command = f"hf download {repository} --revision {revision} {patterns}"  # downloads it into the hub's own cache
 
     @property
     def places(self) -> tuple[Path, ...]:
-        """Where it is looked for before the hub's cache; the first that is there is taken."""
+        """Where it is looked for before the hub's cache; the first one found is used."""
         return tuple(weights_folder() / name for name in (*self.single_files, self.repository.split("/")[1]))
 
 
@@ -217,9 +217,9 @@ STABLE_DIFFUSION = StableDiffusion15()
 
 
 def find_backbone(name: str | Path) -> Path | None:
-    """Where a backbone lies, a folder or a single file; None: `name` is known, but not on this machine.
+    """Location of a backbone, a folder or a single file; None if `name` is known but not on this machine.
 
-    BackboneError if it is neither a known name nor a path where something is, or what is there is no such backbone.
+    BackboneError if it is neither a known name nor an existing path, or if the path holds no such backbone.
     """
     model, known = STABLE_DIFFUSION, {"phantom": (PHANTOM,), STABLE_DIFFUSION.name: STABLE_DIFFUSION.places}
     if place := first(known.get(str(name), (resolve(name),)), Path.exists):
@@ -234,7 +234,7 @@ def find_backbone(name: str | Path) -> Path | None:
 
 
 def obtain_backbone(name: str | Path) -> Path:
-    """Where a backbone lies; a published one that is not here yet is downloaded. BackboneError if it cannot be."""
+    """Location of a backbone; a published one that is missing is downloaded. BackboneError if that fails."""
     if place := find_backbone(name):
         return place
     if str(name) == "phantom":
@@ -256,20 +256,20 @@ def obtain_backbone(name: str | Path) -> Path:
 
 
 def backbone_fingerprint(name: str | Path) -> str:
-    """Hexadecimal digits that stand for every configuration and weight file of a backbone, wherever it lies."""
+    """Hexadecimal digits that identify all configuration and weight files of a backbone, wherever it lies."""
     contents, place = backbone_contents(name), obtain_backbone(name)
     return contents[place.name] if place.is_file() else digest(contents)
 
 
 def backbone_contents(name: str | Path) -> dict[str, str]:
-    """Digests of every configuration and weight file of a backbone, by name; BackboneError for one that is known to be
-    damaged: a file of the phantom's, or one in the hub's cache."""
+    """Digests of every configuration and weight file of a backbone, by name; BackboneError for a file known to be
+    damaged: one of the phantom's, or one in the hub's cache."""
     place = obtain_backbone(name)
     if place.is_file():
         return {place.name: _published(place, file_digest(place))}
     files = [file for part in (*COMPONENTS, *EXTRAS) for file in (place / part).rglob("*") if file.is_file()]
     files = [file for file in files if file.suffix in (".json", ".txt", ".safetensors", ".bin")]
-    files.append(place / "model_index.json")  # others, a README say, are not the backbone
+    files.append(place / "model_index.json")  # other files, such as a README, are not part of the backbone
     found = file_digests(files, f"checksums of {place.name}")
     by_name = {file.relative_to(place).as_posix(): _published(file, found[file]) for file in files}
     if place == PHANTOM and (wrong := _not_committed(by_name)) is not None:  # "" for a line without a name
@@ -288,7 +288,7 @@ def _not_committed(found: dict[str, str]) -> str | None:
 
 
 def _published(file: Path, sha256: str) -> str:
-    """The digest again; BackboneError for a file in the hub's cache that is not what its name there says."""
+    """The digest itself; BackboneError for a file in the hub's cache that does not match its name there."""
     blob = file.resolve()
     if blob.parent.name == "blobs" and len(blob.name) == 64 and not blob.name.startswith(sha256):
         raise BackboneError(f"{file} is damaged: it is not what was published. Remove {blob}, and it is fetched again")
@@ -296,7 +296,7 @@ def _published(file: Path, sha256: str) -> str:
 
 
 def weights_variant(folder: Path) -> str | None:
-    """Which weights of a diffusers folder are read: None, those of the plain names; "fp16", those in half precision."""
+    """Which weights of a diffusers folder are read: None for those with plain names, "fp16" for half precision."""
     return "fp16" if _lacking_weights(folder, "") else None
 
 
@@ -306,7 +306,7 @@ def _lacking_weights(folder: Path, variant: str) -> list[str]:
 
 
 def _problem(place: Path) -> str | None:
-    """Why what lies at `place` is no backbone, as far as its names tell."""
+    """Why `place` does not hold a backbone, judging by file names."""
     if place.is_dir():
         lacking = [part for part in ("model_index.json", *COMPONENTS) if not (place / part).exists()]
         lacking = lacking or min((_lacking_weights(place, variant) for variant in ("", ".fp16")), key=len)

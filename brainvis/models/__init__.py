@@ -1,7 +1,7 @@
-"""Encoders of EEG by name, and what is built on them: one model, one file. Light: imports only what is asked for.
+"""EEG encoders by name, and the models built on them, one per file. Light: imports only what is asked for.
 
-An encoder of your own is a class with the signature of `brainvis.models.encoder.Encoder` and one line in a module of
-yours: `ENCODERS["mine"] = MyEncoder`.
+To add your own encoder, write a class with the signature of `brainvis.models.encoder.Encoder` and register it in one
+line of your own module: `ENCODERS["mine"] = MyEncoder`.
 """
 
 import inspect
@@ -21,7 +21,7 @@ ENCODERS: dict[str, str | type] = {
 
 
 class EncoderError(BrainvisError):
-    """An encoder that is not there, or not with these options; the message says what there is."""
+    """Unknown encoder, or invalid options for it; the message lists the valid ones."""
 
 
 def encoder_class(name: str) -> type:
@@ -37,7 +37,7 @@ def encoder_class(name: str) -> type:
 
 
 def encoder_module(name: str) -> str:
-    """Dotted name of the module that an encoder comes from, which stays unread; EncoderError lists those there are."""
+    """Dotted name of the module that defines an encoder, without importing it; EncoderError lists known ones."""
     if name.startswith("braindecode."):
         if find_spec("braindecode") is None:
             raise EncoderError(f"the branch {name!r} needs braindecode, which is not installed: pip install it")
@@ -51,7 +51,7 @@ def encoder_module(name: str) -> str:
 def new_encoder(
     name: str, configuration: Configuration, n_chans: int, n_times: int, sfreq: float, n_outputs: int | None = None
 ):
-    """An untrained `Encoder` with its part of the configuration: `time`, `frequency` or `encoders[name]`."""
+    """An untrained `Encoder`, built from its part of the configuration: `time`, `frequency` or `encoders[name]`."""
     kind, options = encoder_class(name), configuration.encoders.get(name, {})
     if name in PART_OF:
         options = {"config": getattr(configuration, PART_OF[name])}

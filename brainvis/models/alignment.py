@@ -1,7 +1,7 @@
-"""Alignment by semantic interpolation: from EEG to the text embeddings that Stable Diffusion is conditioned on.
+"""Alignment by semantic interpolation: from EEG to the text embeddings that condition Stable Diffusion.
 
-Fu et al., section 2.4. Targets are last hidden states of the backbone's frozen text encoder: coarse semantics of the
-class name, fine semantics of a caption of the picture.
+Fu et al., section 2.4. The targets are last hidden states of the backbone's frozen text encoder: coarse semantics from
+the class name, fine semantics from a caption of the picture.
 """
 
 import math
@@ -18,12 +18,12 @@ from brainvis.models.fusion import FusedEncoder
 
 
 class AlignmentNetwork(nn.Module):
-    """Six linear layers W, wide and narrow in turn, with skips that jump over one layer: from x to W6 h5, where
+    """Six linear layers W, alternately wide and narrow, with skip connections over one layer: maps x to W6 h5, where
 
         h1 = tanh(W1 x)   h2 = tanh(W2 h1)   h3 = tanh(W3 h2 + h1)   h4 = tanh(W4 h3 + h2)   h5 = tanh(W5 h4 + h3)
 
-    x has `inputs` numbers, fused embedding and class scores: 1152 + 40 in the `paper` preset, where the hidden layers
-    have 4096 and 1024. `shape` (tokens, width) of a text embedding is (77, 768) for Stable Diffusion 1.5.
+    x has `inputs` values, the fused embedding and the class scores: 1152 + 40 in the `paper` preset, where the hidden
+    layers have 4096 and 1024 units. `shape` (tokens, width) of a text embedding is (77, 768) for Stable Diffusion 1.5.
     """
 
     def __init__(self, inputs: int, shape: tuple[int, int], config: Alignment) -> None:
@@ -44,9 +44,9 @@ class AlignmentNetwork(nn.Module):
 
 
 class AlignedEncoder(nn.Module):
-    """EEG -> text embeddings: the network reads embedding and class scores of a fused encoder with a classifier.
+    """EEG -> text embeddings: the network reads the embedding and class scores of a fused encoder with a classifier.
 
-    With `train_encoder` the encoder goes on learning, as in the release; without, it is frozen and never drops out.
+    With `train_encoder` the encoder keeps learning, as in the release; otherwise it is frozen, without dropout.
     """
 
     def __init__(self, fused: FusedEncoder, network: AlignmentNetwork) -> None:
@@ -70,12 +70,13 @@ class AlignedEncoder(nn.Module):
 def semantic_interpolation_loss(
     predicted: Tensor, coarse: Tensor, fine: Tensor, config: Alignment
 ) -> dict[str, Tensor]:
-    """Sum over `config.targets` of 1 - cos(target, prediction), plus the mean squared error where configured; the terms
-    of the caption count `config.fine_weight` times.
+    """Sum over `config.targets` of 1 - cos(target, prediction), plus the mean squared error if configured; the caption
+    terms are weighted by `config.fine_weight`.
 
-    The cosine is that of whole text embeddings (b, tokens, width) flattened, as in the release, not a mean over tokens.
-    The prediction is drawn to both targets at once: "interpolation". Returns means over the batch: `loss`, and for both
-    targets, whether or not they are in it, `cosine_coarse`, `cosine_fine`, `error_coarse`, `error_fine`.
+    The cosine is computed between whole flattened text embeddings (b, tokens, width), as in the release, not averaged
+    over tokens. The prediction is drawn to both targets at once, hence "interpolation". Returns batch means: `loss`,
+    and for both targets, whether or not they are in the loss, `cosine_coarse`, `cosine_fine`, `error_coarse`,
+    `error_fine`.
     """
     targets = {"coarse": coarse, "fine": fine}
     if not config.targets or not set(config.targets) <= set(targets):
@@ -97,8 +98,9 @@ def semantic_interpolation_loss(
 def alignment_objective(coarse: Tensor, fine: Tensor, config: Alignment) -> Callable[..., dict[str, Tensor]]:
     """Semantic interpolation between text embeddings of class names (class, tokens, width) and captions (caption, ...).
 
-    A batch holds rows of these tables, which move to the model's device at the first one, in the precision that they
-    have: 241 MB in half precision for EEGCVPR40 and Stable Diffusion 1.5. The loss converts one batch at a time.
+    A batch holds row indices into these tables. The tables move to the model's device with the first batch and keep
+    their precision: 241 MB in half precision for EEGCVPR40 and Stable Diffusion 1.5. The loss converts one batch at a
+    time.
     """
 
     def objective(model: AlignedEncoder, trials: Tensor, labels: Tensor, captions: Tensor) -> dict[str, Tensor]:

@@ -1,16 +1,16 @@
-"""Augmentation of training trials: moved a little in time, without some of their channels."""
+"""Augmentation of training trials: small time shifts and channel dropout."""
 
 import torch
 from torch import Tensor
 
 
 def augmented(trials: Tensor, time_shift: float = 0.0, channel_dropout: float = 0.0) -> Tensor:
-    """Trials (b, channel, time), each moved in time and without some of its channels; unchanged where both are 0.
+    """Trials (b, channel, time), each shifted in time and with some channels dropped; unchanged if both are 0.
 
     Args:
-        time_shift: the most that a trial is moved to either side, as a share of its length; what leaves at one end
-            comes in at the other.
-        channel_dropout: probability that a channel of a trial is set to zero; the others are scaled up, as in dropout.
+        time_shift: the largest shift to either side, as a fraction of the trial's length; samples that leave at one end
+            re-enter at the other.
+        channel_dropout: probability of setting a channel of a trial to zero; the others are scaled up, as in dropout.
     """
     b, channels, samples = trials.shape
     if reach := round(time_shift * samples):

@@ -1,4 +1,4 @@
-"""braindecode's models as encoders, by their names there: "braindecode.EEGConformer". It need not be installed."""
+"""braindecode's models as encoders, under their braindecode names: "braindecode.EEGConformer". Optional dependency."""
 
 from importlib import import_module
 
@@ -9,7 +9,7 @@ from brainvis.models.encoder import Encoder
 
 
 class BraindecodeEncoder(Encoder):
-    """A model of braindecode whose `width` scores are the embedding; `options` are those of its constructor."""
+    """A braindecode model whose `width` outputs are the embedding; `options` are passed to its constructor."""
 
     model_class: type
 
@@ -26,10 +26,10 @@ class BraindecodeEncoder(Encoder):
 
 
 def wrapped(name: str) -> type[BraindecodeEncoder]:
-    """The encoder around `braindecode.models.<name>`; `EncoderError` where there is none."""
+    """The encoder around `braindecode.models.<name>`; `EncoderError` if there is none."""
     try:
         models = import_module("braindecode.models")
-    except (ImportError, OSError, RuntimeError) as error:  # its torchaudio refuses builds of torch but its own
+    except (ImportError, OSError, RuntimeError) as error:  # torchaudio rejects torch builds it does not match
         raise EncoderError(f"braindecode.{name}: braindecode does not import here ({error})") from error
     if not isinstance(model := getattr(models, name, None), type):
         raise EncoderError(f"braindecode has no model {name!r}; see https://braindecode.org/stable/models/models.html")

@@ -1,4 +1,4 @@
-"""EEGNet: temporal filters, spatial filters for each of them, a separable convolution.
+"""EEGNet: temporal filters, spatial filters for each of them, and a separable convolution.
 
 Lawhern et al., "EEGNet: a compact convolutional neural network for EEG-based brain-computer interfaces", J. Neural Eng.
 15 (2018) 056013, Table 2.
@@ -10,10 +10,11 @@ from brainvis.models.encoder import Encoder
 
 
 class EEGNet(Encoder):
-    """EEGNet-8,2: `filters` F1 = 8 temporal ones, `depth` D = 2 spatial ones for each, F2 = F1 D separable ones.
+    """EEGNet-8,2: F1 = 8 temporal filters (`filters`), D = 2 spatial filters for each (`depth`), F2 = F1 D separable
+    ones.
 
-    Both kernels in time are half a second long, the second at sfreq / 4, after the first pooling. `dropout` is .5 where
-    the same subjects are tested as trained on, as here; the paper has .25 across subjects.
+    Both temporal kernels span half a second, the second at sfreq / 4, after the first pooling. `dropout` is .5 because
+    training and test trials come from the same subjects here; across subjects the paper uses .25.
     """
 
     def __init__(
@@ -53,5 +54,5 @@ class EEGNet(Encoder):
 
     def forward(self, trials: Tensor) -> Tensor:
         if self.classifier is not None:
-            self.classifier.weight.data.renorm_(2, 0, 0.25)  # the same for each class, .25
+            self.classifier.weight.data.renorm_(2, 0, 0.25)  # likewise for each class: at most .25
         return super().forward(trials)

@@ -1,4 +1,4 @@
-"""What every encoder of EEG is, and the objective that trains it with a classifier on top."""
+"""The base class of all EEG encoders, and the objective that trains an encoder with a classifier on top."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -13,8 +13,8 @@ from brainvis.models.augmentation import augmented
 class Encoder(nn.Module):
     """EEG -> embedding. Subclasses set `width`, build layers, call `add_classifier(n_outputs)`, and define `embed`.
 
-    All take braindecode's arguments: n_chans, channels of a trial; n_times, its samples; sfreq, the sampling rate in
-    hertz; n_outputs, the classes to tell apart, None for no classifier; then options of their own with defaults.
+    All take braindecode's arguments: n_chans, channels of a trial; n_times, samples per trial; sfreq, the sampling rate
+    in hertz; n_outputs, the number of classes, None for no classifier; then their own options with defaults.
     """
 
     width: int  # of the embedding
@@ -24,28 +24,28 @@ class Encoder(nn.Module):
         self.classifier: nn.Linear | None = None
 
     def prepare(self, trials: Tensor) -> None:
-        """Takes what it has to know of the training trials (trial, channel, time) before it learns; most: nothing."""
+        """Computes what it needs from training trials (trial, channel, time) before training; by default nothing."""
 
     def embed(self, trials: Tensor) -> Tensor:
         """(b, channel, time) -> embedding (b, width)."""
         raise NotImplementedError
 
     def add_classifier(self, n_outputs: int | None) -> Self:
-        """Puts an untrained linear classifier on top, or none; returns the encoder itself."""
+        """Adds an untrained linear classifier on top, or none; returns the encoder itself."""
         self.classifier = None if n_outputs is None else nn.Linear(self.width, n_outputs)
         return self
 
     def forward(self, trials: Tensor) -> Tensor:
-        """(b, channel, time) -> class scores before the softmax (b, class); without a classifier the embedding."""
+        """(b, channel, time) -> class scores before the softmax (b, class), or the embedding without a classifier."""
         embedding = self.embed(trials)
         return embedding if self.classifier is None else self.classifier(embedding)
 
 
-UNEQUAL = 2.0  # times as many training trials of one class as of another: classes are weighed
+UNEQUAL = 2.0  # times as many training trials in one class as in another: above this, classes are weighted
 
 
 def classification_objective(model: nn.Module, trials: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy of the labels as `loss`, and top-1 `accuracy`."""
+    """Cross-entropy with the labels as `loss`, and top-1 `accuracy`."""
     scores = model(trials)  # (b, class)
     accuracy = (scores.argmax(1) == labels).float().mean()
     return {"loss": functional.cross_entropy(scores, labels), "accuracy": accuracy}
@@ -53,12 +53,12 @@ def classification_objective(model: nn.Module, trials: Tensor, labels: Tensor) -
 
 @dataclass(frozen=True, eq=False)
 class ClassificationObjective:
-    """The objective of a classifier for given training and validation labels: `classification_objective`, and, where it
-    is told to, with weighed classes, `balanced_accuracy` to choose the epoch by, and augmented training trials.
+    """The objective of a classifier for given training and validation labels: `classification_objective`. If so
+    configured, it weights classes, chooses the epoch by `balanced_accuracy`, and augments training trials.
 
     Args:
-        train, validation: labels (trial,) of both parts.
-        training: whether classes are weighed (`class_weights`), and the augmentation.
+        train, validation: labels (trial,) of the two parts.
+        training: whether classes are weighted (`class_weights`), and the augmentation.
     """
 
     train: Tensor
@@ -67,17 +67,17 @@ class ClassificationObjective:
 
     @property
     def weighs(self) -> bool:
-        """Whether classes count alike in the loss, however many trials they have."""
+        """Whether all classes count equally in the loss, however many trials they have."""
         kind = self.training.class_weights
         return kind == "balanced" or (kind == "auto" and unequal(self.train))
 
     @property
     def choose(self) -> tuple[str, str]:
-        """What `fit` chooses the epoch by."""
+        """The quantity by which `fit` chooses the epoch."""
         return ("balanced_accuracy" if unequal(self.train) else "accuracy", "max")
 
     def score(self, scores: Tensor, labels: Tensor) -> float:
-        """What the epoch is chosen by, of class scores (trial, class) of any trials with these labels (trial,)."""
+        """The quantity that chooses the epoch, from class scores (trial, class) of trials with labels (trial,)."""
         right = (scores.argmax(1) == labels).double()
         weights = class_weights(labels, labels) if unequal(self.train) else 1
         return (right * weights).mean().item()
@@ -95,13 +95,13 @@ class ClassificationObjective:
 
 
 def unequal(labels: Tensor) -> bool:
-    """Whether one of the classes that occur has more than `UNEQUAL` times as many of the labels (trial,) as another."""
+    """Whether one class has more than `UNEQUAL` times as many of the labels (trial,) as another that occurs."""
     counts = labels.bincount()
     return bool(counts.max() > UNEQUAL * counts[counts > 0].min())
 
 
 def class_weights(labels: Tensor, of: Tensor) -> Tensor:
-    """What a trial of each of the labels `of` (b,) has to count for all classes among labels (trial,) to count alike:
-    their mean over labels is 1."""
+    """Weights of trials with the labels `of` (b,) that make all classes among `labels` (trial,) count equally; their
+    mean over `labels` is 1."""
     counts = labels.bincount(minlength=int(of.max()) + 1).to(of.device)
     return (len(labels) / (counts.clamp(min=1) * (counts > 0).sum()))[of].float()

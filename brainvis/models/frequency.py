@@ -1,6 +1,6 @@
-"""The frequency branch: an LSTM reads the amplitude spectrum, frequency by frequency (Fu et al., section 2.2).
+"""The frequency branch: an LSTM that reads the amplitude spectrum frequency by frequency (Fu et al., section 2.2).
 
-`SpectrumEncoder` is what it shares with `brainvis.models.spectrum_cnn`, which reads the same.
+`SpectrumEncoder` is shared with `brainvis.models.spectrum_cnn`, which reads the same spectrum.
 """
 
 import torch
@@ -11,12 +11,12 @@ from brainvis.models.encoder import Encoder
 from brainvis.models.spectrum import amplitude_spectrum, frequencies
 
 DEFAULT = FrequencyBranch()
-SMALLEST = 1e-6  # amplitude, which keeps the logarithm finite where a filter left nothing
+SMALLEST = 1e-6  # amplitude; keeps the logarithm finite where a filter removed everything
 
 
 class SpectrumEncoder(Encoder):
-    """Reads the amplitude spectrum of a trial: amplitudes as they are, as in the release; or, with `log_amplitude`,
-    their logarithm, standardised at each frequency and channel by the trials that `prepare` was given."""
+    """Reads the amplitude spectrum of a trial: raw amplitudes, as in the release, or, with `log_amplitude`, their
+    logarithm, standardised per frequency and channel over the trials passed to `prepare`."""
 
     def __init__(self, n_chans: int, n_times: int, sfreq: float, config: FrequencyBranch) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class SpectrumEncoder(Encoder):
 
     @torch.no_grad()
     def prepare(self, trials: Tensor) -> None:
-        """Mean and standard deviation over trials (trial, channel, time) of each log amplitude, if it reads these."""
+        """Mean and standard deviation of each log amplitude over trials (trial, channel, time), if it reads them."""
         if not self.config.log_amplitude:
             return
         total, squares = torch.zeros(2, *self.mean.shape, dtype=torch.float64)
@@ -42,7 +42,7 @@ class SpectrumEncoder(Encoder):
         self.deviation.copy_((squares / len(trials) - mean.square()).clamp(min=1e-12).sqrt())
 
     def spectra(self, trials: Tensor) -> Tensor:
-        """What the network reads: (b, channel, time) -> (b, frequency, channel)."""
+        """The network's input: (b, channel, time) -> (b, frequency, channel)."""
         if self.config.log_amplitude:
             return (self._log_amplitudes(trials) - self.mean) / self.deviation
         return amplitude_spectrum(trials, self.sfreq, self.config.highest_frequency)
@@ -54,8 +54,8 @@ class SpectrumEncoder(Encoder):
 class FrequencyEncoder(SpectrumEncoder):
     """relu(W h + b), where h is the LSTM's state after the highest frequency.
 
-    Amplitudes of 0.5 s of EEG are so large and so alike that gates are saturated by what all trials have in common:
-    hundreds of epochs are needed to get past it, unless the LSTM reads standardised logarithms.
+    Amplitudes of 0.5 s of EEG are so large and so similar that what all trials have in common saturates the gates: it
+    takes hundreds of epochs to get past this, unless the LSTM reads standardised logarithms.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The time-frequency encoder: all branches side by side, one linear layer on top (Fu et al., section 2.3)."""
+"""The time-frequency encoder: all branches side by side, with one linear layer on top (Fu et al., section 2.3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT = Configuration()
 
 
 class FusedEncoder(Encoder):
-    """[branch(x) for each of `configuration.fusion.branches`], in this order; all of them go on learning."""
+    """[branch(x) for each of `configuration.fusion.branches`], in this order; all of them keep learning."""
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class FusedEncoder(Encoder):
         return torch.cat([branch.embed(trials) for branch in self.branches.values()], dim=1)
 
     def start_from(self, encoders: Mapping[str, Encoder], classifier: bool = False) -> FusedEncoder:
-        """Takes over the weights of trained branches, by their names; returns itself.
+        """Copies the weights of trained branches, given by name; returns itself.
 
-        With `classifier` theirs, too, side by side: W = [W_t, W_f], b = b_t + b_f. Class scores are then the sum of the
-        branches', and their softmax that of late fusion, as log-probabilities are class scores but for a constant in
-        each trial. ValueError: a branch has no classifier.
+        With `classifier`, their classifiers are copied too, side by side: W = [W_t, W_f], b = b_t + b_f. Class scores
+        are then the sum of the branches' scores, and their softmax is that of late fusion, because log-probabilities
+        equal class scores up to a constant per trial. ValueError: a branch has no classifier.
         """
         given = {name.replace(".", "_"): encoder for name, encoder in encoders.items()}
         for name, encoder in given.items():

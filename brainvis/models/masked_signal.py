@@ -1,6 +1,6 @@
-"""Masked reconstruction of the signal: what LMM is compared with. Not the codewords and latent units of what is hidden,
-but its samples have to be said, after the temporal masked signal modeling of DreamDiffusion (Bai et al., arXiv
-2306.16934) and masked autoencoders (He et al., arXiv 2111.06377).
+"""Masked reconstruction of the signal, the baseline for LMM. It predicts the samples of masked units instead of their
+codewords and latent units, after the temporal masked signal modeling of DreamDiffusion (Bai et al., arXiv 2306.16934)
+and masked autoencoders (He et al., arXiv 2111.06377).
 """
 
 import torch
@@ -12,13 +12,13 @@ from brainvis.models.time import TimeEncoder, Transformer, draw_mask, initialise
 
 
 class MaskedSignalModel(nn.Module):
-    """From the visible units v of a trial, say the samples x_m of the masked ones m.
+    """Predicts the samples x_m of the masked units m of a trial from the visible units v.
 
         z_v = transformer(u_v + p_v)          the encoder sees visible units only
-        r_m = decoder(t + p_m, z_v)           the mask token t, with positions, asks the visible units
-        loss = mean (S r_m - x_m)^2           by a linear layer S to all channels and samples of a unit
+        r_m = decoder(t + p_m, z_v)           the mask token t, with positions, queries the visible units
+        loss = mean (S r_m - x_m)^2           a linear layer S maps to all channels and samples of a unit
 
-    Encoder, masks and decoder, there called regressor, are those of LMM: only what is asked for differs.
+    Encoder, masks and decoder (called regressor there) are those of LMM: only the target differs.
     """
 
     def __init__(self, encoder: TimeEncoder) -> None:
@@ -32,7 +32,7 @@ class MaskedSignalModel(nn.Module):
         self.samples.apply(initialise_linear)
 
     def losses(self, trials: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None) -> dict:
-        """`loss` of trials (b, channel, time) and `loss_of_mean`, the same where each sample is predicted by its mean
+        """`loss` of trials (b, channel, time), and `loss_of_mean`, the loss when each sample is predicted by its mean
         over the trials; `mask` (unit,) bool as in LMM."""
         mask = draw_mask(self.encoder, generator) if mask is None else mask
         masked, visible = (where.nonzero().flatten().to(trials.device, non_blocking=True) for where in (mask, ~mask))
@@ -50,5 +50,5 @@ class MaskedSignalModel(nn.Module):
 
 
 def masked_signal_objective(model: MaskedSignalModel, trials: Tensor, *_: Tensor) -> dict[str, Tensor]:
-    """The loss of masked reconstruction; labels, if any, are not looked at."""
+    """The loss of masked reconstruction; labels, if any, are ignored."""
     return model.losses(trials)

@@ -1,6 +1,6 @@
-"""The checkpoints that the authors send on request, read into our models and put where a study's trainings find them.
+"""Reads the checkpoints that the authors send on request into our models, for the trainings of a study to pick up.
 
-Five kinds of file are told apart by what is in them, never by their names. Nothing in a file is ever run.
+Five kinds of file are told apart by their content, never by their names. Nothing in a file is ever executed.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ FILES = (
     "timefreqmodel.pkl, clipfinetune_model.pkl) fit preset=paper and dataset=eegcvpr40"
 )
 AGAIN = "; write it again: python -m brainvis original FILE ..."
-KINDS = {  # of file, in the order of training: the stage and the training that leave these weights
+KINDS = {  # kinds of file in training order: the stage and the training that produce these weights
     "pretrained": ("lmm_pretraining", "pre-training"),
     "finetuned": ("lmm_pretraining", "fine-tuning"),
     "frequency": ("frequency_branch", "the training of the frequency branch"),
@@ -34,7 +34,7 @@ KINDS = {  # of file, in the order of training: the stage and the training that 
     "aligned": ("alignment", "alignment"),
 }
 TIME, FREQUENCY, FUSED = "pretrained_model_time.", "pretrained_model_freq.", "pretrained_model."
-PLACES = {  # kinds of file that have these weights, the right one first, and what all their names begin with there
+PLACES = {  # kinds of file that contain these weights, the right one first, and the prefix of their names there
     "pretrained": {"pretrained": "", "finetuned": "", "fused": TIME, "aligned": FUSED + TIME},
     "finetuned": {"finetuned": "", "fused": TIME, "aligned": FUSED + TIME},
     "frequency": {"frequency": "", "fused": FREQUENCY, "aligned": FUSED + FREQUENCY},
@@ -47,7 +47,7 @@ def _within(ours: str, theirs: str, names: dict[str, str]) -> dict[str, str]:
     return {ours + our: theirs + their for our, their in names.items()}
 
 
-# What names begin with: ours <- theirs.
+# Prefixes of names: ours <- theirs.
 IN_TIME = {"projection.": "input_projection.", "position": "position.pe.weight", "transformer.layers.": "encoder.TRMs."}
 IN_FREQUENCY = {"lstm.": "lstm.", "output.": "output."}
 IN_BRANCHES = _within("branches.time.", TIME, IN_TIME) | _within("branches.frequency.", FREQUENCY, IN_FREQUENCY)
@@ -87,9 +87,10 @@ class Released:
 
 
 def read(path: Path) -> Released:
-    """Reads one of the authors' files: parameters alone, or a whole pickled module, of which only these are taken.
+    """Reads one of the authors' files: either parameters, or a whole pickled module, of which only the parameters are
+    used.
 
-    OriginalError if there is no such file, or it is damaged or holds anything else.
+    OriginalError if the file does not exist, is damaged, or holds anything else.
     """
     if not path.is_file():
         raise OriginalError(f"{path} is not there; {FILES}")
@@ -98,13 +99,13 @@ def read(path: Path) -> Released:
         parameters = dict(_state(content) if isinstance(content, StandIn) else content)
         if {(type(name), isinstance(value, Tensor)) for name, value in parameters.items()} != {(str, True)}:
             raise ValueError("it holds no parameters of a model")
-    except Exception as error:  # a damaged or foreign file raises whatever its content leads to
+    except Exception as error:  # a damaged or foreign file can raise anything
         raise OriginalError(f"{path} is refused, and nothing in it was run: {str(error)[:300]}; {FILES}") from error
     marks = {"aligned": FUSED, "fused": (TIME, FREQUENCY), "finetuned": "input_projection.", "frequency": "lstm."}
     kind = next((kind for kind, starts in marks.items() if any(name.startswith(starts) for name in parameters)), None)
     if kind is None:
         raise OriginalError(f"{path} has parameters {', '.join(parameters)[:100]}, ...; {FILES}")
-    # Pre-training has no use for the classifier and leaves it as it was made: with all biases at 0.1.
+    # Pre-training does not use the classifier and leaves its initial values: all biases are 0.1.
     bias = parameters.get("predict_head.bias", torch.tensor(0.1))
     if kind == "finetuned" and (bias == torch.tensor(0.1)).all():
         kind = "pretrained"
@@ -113,7 +114,7 @@ def read(path: Path) -> Released:
 
 
 def _state(module: StandIn, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The state dict of what was a module."""
+    """The state dict of a pickled module."""
     fields = vars(module)
     for name, value in (fields["_parameters"] | fields["_buffers"]).items():
         if value is not None and name not in fields["_non_persistent_buffers_set"]:
@@ -124,9 +125,9 @@ def _state(module: StandIn, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def convert(released: Released, model: nn.Module) -> set[str]:
-    """Fills `model`, one of our five, from a file that has its weights; returns the authors' names of them.
+    """Fills `model`, one of our five, from a file that has its weights; returns the authors' names for them.
 
-    OriginalError for names that are missing or too many, shapes that are others, values that are not finite.
+    OriginalError for missing or extra names, wrong shapes, or values that are not finite.
     """
     place = PLACES[dict(zip(NAMES, KINDS, strict=True))[type(model)]][released.kind]
     found = {}  # ours: theirs
@@ -154,8 +155,8 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path, theirs: dict
 
 
 def write_original(path: Path, model: nn.Module, origin: dict[str, str]) -> None:
-    """Writes the weights of `model`, and whence they come: `file`, `sha256`, `kind`, `stands_in` ("" or for what)."""
-    # clones: an LSTM saved on a GPU has all its weights in one piece of memory, which safetensors does not write
+    """Writes the weights of `model` and their origin: `file`, `sha256`, `kind`, `stands_in` ("", or for which file)."""
+    # clones: an LSTM saved on a GPU keeps all its weights in one block of memory, which safetensors cannot write
     weights = {name: value.cpu().contiguous().clone() for name, value in model.state_dict().items()}
     said = sealed_origin({**origin, "weights": _digest(weights)})
     write_aside(path, lambda aside: save_file(weights, aside, metadata=said))
@@ -176,13 +177,13 @@ def describe(origin: dict[str, str]) -> str:
 
 
 def load_original(path: Path, model: nn.Module) -> str:
-    """Fills `model`, to the last name, with the weights that `install` has put in `path`; says whence they come."""
+    """Fills all of `model` with the weights that `install` has put in `path`; returns their origin in words."""
     _fill(model, check_original(path), path, {})
     return describe(read_origin(path))
 
 
 def check_original(path: Path) -> dict[str, Tensor]:
-    """The weights in `path`; OriginalError if they are not those that were written."""
+    """The weights in `path`; OriginalError if they differ from what was written."""
     origin = read_origin(path)
     try:
         weights = load_file(path)
@@ -194,9 +195,9 @@ def check_original(path: Path) -> dict[str, Tensor]:
 
 
 def install(study: Any, files: list[Path]) -> list[str]:
-    """Puts the authors' weights where the trainings of `study` take them over; says what was done, in sentences.
+    """Puts the authors' weights where the trainings of `study` pick them up; returns sentences that say what was done.
 
-    Where a training's own file is not there, the same part of a later one stands in. All is read and checked before
+    If a training's own file is missing, the same part of a later file stands in. Everything is read and checked before
     anything is written, and a run whose weights were trained here is never touched. OriginalError for a study or a file
     that cannot be used.
     """
@@ -251,7 +252,7 @@ def _models(study: Any, aligned: Released | None) -> dict[str, nn.Module]:
     """The models of this study that files can fill, without weights."""
     data, config = study.data(), study.configuration
     sizes, classes = (*data.trials.shape[1:], data.sampling_rate), len(data.class_names)
-    numbers = len(aligned.parameters.get("fc6.weight", [0])) if aligned else 1  # whose they are, notebook 05 sees
+    numbers = len(aligned.parameters.get("fc6.weight", [0])) if aligned else 1  # notebook 05 checks whose they are
     if numbers == 77 * 768 and study.backbone == "phantom":
         raise OriginalError(f"{aligned.path} predicts 77 x 768 numbers, those of Stable Diffusion 1.5: backbone=sd15")
     with torch.device("meta"):

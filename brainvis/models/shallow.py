@@ -1,4 +1,4 @@
-"""ShallowFBCSPNet: band power after temporal and spatial filters, like filter bank common spatial patterns.
+"""ShallowFBCSPNet: band power after temporal and spatial filters, similar to filter bank common spatial patterns.
 
 Schirrmeister et al., "Deep learning with convolutional neural networks for EEG decoding and visualization", Human Brain
 Mapping 38 (2017) 5391, section 2.4.4.
@@ -11,11 +11,11 @@ from brainvis.models.encoder import Encoder
 
 
 class ShallowFBCSPNet(Encoder):
-    """log mean (batch norm(spatial filters of temporal filters of x))^2, `filters` of both.
+    """log mean (batch norm(spatial filters of temporal filters of x))^2, with `filters` of each kind.
 
-    `kernel` of the temporal filters, `pooling` and `stride` of the mean are in seconds: at the paper's 250 Hz they are
-    25, 75 and 15 samples. Filters tell rhythms apart that differ by about 1 / `kernel` hertz. With `shorten`, all three
-    become shorter, alike, where a trial has no room for them.
+    `kernel` of the temporal filters, and `pooling` and `stride` of the mean, are in seconds: at the paper's 250 Hz they
+    are 25, 75 and 15 samples. Filters resolve rhythms that differ by about 1 / `kernel` hertz. With `shorten`, all
+    three are shortened by the same factor if a trial is too short for them.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ShallowFBCSPNet(Encoder):
         room = n_times / sfreq / (kernel + pooling) if shorten else 1.0
         kernel, pooling, stride = (seconds * min(room, 1.0) for seconds in (kernel, pooling, stride))
         kernel, pooling, stride = (max(round(seconds * sfreq), 1) for seconds in (kernel, pooling, stride))
-        if shorten:  # by what rounding has added
+        if shorten:  # by the excess due to rounding
             pooling = max(min(pooling, n_times - kernel + 1), 1)
         if n_times < kernel + pooling - 1:
             needs = f"ShallowFBCSPNet needs {kernel + pooling - 1}: shorten its `kernel` or `pooling` (seconds)"

@@ -1,4 +1,4 @@
-"""The amplitude spectrum of EEG, for the frequency branch and for whoever looks at the data."""
+"""The amplitude spectrum of EEG, for the frequency branch and for inspecting the data."""
 
 import torch
 from einops import rearrange
@@ -17,9 +17,10 @@ def frequencies(n_times: int, sfreq: float, highest_frequency: float | None = No
 
 
 def amplitude_spectrum(trials: Tensor, sfreq: float, highest_frequency: float | None = None) -> Tensor:
-    """|FFT| of each channel, without the constant: (b, channel, time) -> (b, frequency, channel).
+    """|FFT| of each channel, without the constant term: (b, channel, time) -> (b, frequency, channel).
 
-    |X_k| = |sum_t x_t exp(-2 pi i k t / n)|, not divided by n, as in the release: the trials' unit times samples.
+    |X_k| = |sum_t x_t exp(-2 pi i k t / n)|, not divided by n, as in the release; its unit is the trials' unit times
+    samples.
     """
     count = len(frequencies(trials.shape[-1], sfreq, highest_frequency))
     spectrum = torch.fft.rfft(trials.float() if trials.dtype.itemsize < 4 else trials, dim=-1)[..., 1 : count + 1]

@@ -1,6 +1,6 @@
-"""A CNN in the place of the frequency branch's LSTM: convolutions along the frequencies of the amplitude spectrum.
+"""A CNN in place of the frequency branch's LSTM: convolutions along the frequencies of the amplitude spectrum.
 
-Fu et al., table 7, compare the two and do not say how their CNN is built; this one is of about the same size.
+Fu et al., table 7, compare the two but do not describe their CNN; this one is about the same size.
 """
 
 import torch
@@ -10,15 +10,16 @@ from brainvis.configuration import FrequencyBranch
 from brainvis.models.frequency import SpectrumEncoder
 
 DEFAULT = FrequencyBranch()
-LAYERS = (2, 4, 8)  # widths of the convolutions, relative to that of the embedding
+LAYERS = (2, 4, 8)  # widths of the convolutions, relative to the embedding's width
 KERNEL = 3  # frequencies
 
 
 class SpectrumCNN(SpectrumEncoder):
-    """relu(W v + b), where v are the maps of three convolutions: which frequency they stand for is kept.
+    """relu(W v + b), where v are the feature maps of three convolutions, which keep the frequency axis.
 
-    Each is a convolution over `KERNEL` neighbouring frequencies and all channels, batch normalisation, ReLU, and the
-    larger of every two neighbours. At the published size (220 frequencies, width 128) it has 5.6 million weights.
+    Each is a convolution over `KERNEL` neighbouring frequencies and all channels, batch normalisation, ReLU, and max
+    pooling over pairs of neighbours. At the published size (220 frequencies, width 128) the model has 5.6 million
+    weights.
     """
 
     def __init__(

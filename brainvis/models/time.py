@@ -1,7 +1,7 @@
 """The time branch: a transformer over short units of EEG, and Latent Masked Modeling (LMM), which pre-trains it.
 
-Fu et al., "BrainVis" (arXiv 2312.14871), section 2.1, after TimeMAE (arXiv 2303.00320). Where the paper is silent the
-authors' release decides: mask ratio, weights of the losses, label smoothing, initial values.
+Fu et al., "BrainVis" (arXiv 2312.14871), section 2.1, after TimeMAE (arXiv 2303.00320). Where the paper gives no value,
+ours is from the authors' release: mask ratio, weights of the losses, label smoothing, initial values.
 """
 
 import copy
@@ -25,7 +25,7 @@ DEFAULT = TimeBranch()
 
 
 class MultiHeadAttention(nn.Module):
-    """softmax(Q K' / sqrt(d)) V in each of `heads` heads, which divide the width."""
+    """softmax(Q K' / sqrt(d)) V in each of `heads` heads, which split the width."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -44,9 +44,9 @@ class MultiHeadAttention(nn.Module):
 
 
 def attention_by_products(query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0) -> Tensor:
-    """What `scaled_dot_product_attention` makes of (b, head, n, d), (b, head, m, d), (b, head, m, d).
+    """Same as `scaled_dot_product_attention` of (b, head, n, d), (b, head, m, d), (b, head, m, d).
 
-    For CPUs, which have no kernel of their own with dropout: a tie at `paper` size, a tenth faster at `demo` size.
+    For CPUs, which have no fused kernel with dropout: equally fast at `paper` size, a tenth faster at `demo` size.
     """
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (b, head, n, m)
     return dropout(scores.softmax(dim=-1), dropout_p) @ value
@@ -56,7 +56,7 @@ class TransformerLayer(nn.Module):
     """x = LayerNorm(x + a1 attention(x)), then x = LayerNorm(x + a2 W2 gelu(W1 x)).
 
     The scalars a are learned and start at `residual_scale`; at the release's 1e-8 a new layer is a bare LayerNorm.
-    Dropout acts, as in the release, on the attention weights, on the feed-forward output and on each scaled sublayer.
+    As in the release, dropout acts on the attention weights, on the feed-forward output and on each scaled sublayer.
     """
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float, residual_scale: float = 1e-8) -> None:
@@ -76,7 +76,7 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Transformer layers, all of which attend to `asked` where it is there: cross-attention, as in the regressor."""
+    """Transformer layers; if `asked` is given, all of them attend to it: cross-attention, as in the regressor."""
 
     def __init__(self, layers: int, dropout: float, config: TimeBranch) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Transformer(nn.Module):
 
 
 def initialise_linear(module: nn.Module) -> None:
-    """Linear layers as the release starts them: Xavier normal weights, every bias 0.1. For `nn.Module.apply`."""
+    """Initialises linear layers as the release does: Xavier normal weights, every bias 0.1. For `nn.Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_normal_(module.weight)
         nn.init.constant_(module.bias, 0.1)
@@ -99,8 +99,8 @@ def initialise_linear(module: nn.Module) -> None:
 class TimeEncoder(Encoder):
     """Units of EEG u_i = W x_i + b (a convolution), latent units z = transformer(u + p), embedding mean_i z_i.
 
-    440 samples are 110 units of width 1024 in the `paper` preset. What is left over after the last whole unit is not
-    read, and neither is `sfreq`.
+    In the `paper` preset, 440 samples are 110 units of width 1024. Samples left over after the last whole unit are not
+    used, and neither is `sfreq`.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class TimeEncoder(Encoder):
         self.add_classifier(n_outputs)
 
     def add_classifier(self, n_outputs: int | None) -> Self:
-        """A classifier as the release starts it; see `initialise_linear`."""
+        """Adds a classifier, initialised as in the release; see `initialise_linear`."""
         super().add_classifier(n_outputs)
         initialise_linear(self.classifier)
         return self
@@ -127,7 +127,7 @@ class TimeEncoder(Encoder):
         """(b, channel, time) -> projected units without positions (b, unit, width)."""
         if not torch.is_autocast_enabled(trials.device.type):
             return rearrange(self.projection(trials), "b width unit -> b unit width")
-        # Its kernel is its stride, so that it is a matrix product, which is faster in bfloat16; it rounds otherwise.
+        # Kernel equals stride, so this is a matrix product: faster in bfloat16, though it rounds differently.
         whole = trials[..., : self.units * self.config.unit_length]
         units = rearrange(whole, "b channel (unit time) -> b unit (channel time)", unit=self.units)
         return functional.linear(units, self.projection.weight.flatten(1), self.projection.bias)
@@ -137,12 +137,12 @@ class TimeEncoder(Encoder):
         return self.transformer(self.project(trials) + self.position)
 
     def embed(self, trials: Tensor) -> Tensor:
-        """(b, channel, time) -> mean over the latent units (b, width)."""
+        """(b, channel, time) -> mean of the latent units (b, width)."""
         return self.units_of(trials).mean(dim=1)
 
 
 def masked_units(encoder: TimeEncoder) -> int:
-    """How many units of a trial are masked: 82 of 110 at a ratio of 0.75. ValueError: all, or none."""
+    """How many units of a trial are masked: 82 of 110 at a ratio of 0.75. ValueError if all or none would be."""
     ratio, units = encoder.config.mask_ratio, encoder.units
     if not 0 < (masked := math.floor(ratio * units)) < units:
         masks = f"masks {masked} of {units} units"
@@ -151,24 +151,24 @@ def masked_units(encoder: TimeEncoder) -> int:
 
 
 def draw_mask(encoder: TimeEncoder, generator: torch.Generator | None = None) -> Tensor:
-    """(unit,) bool, true where masked: one draw serves a whole batch, as in the release."""
+    """(unit,) bool, true where masked; one mask for a whole batch, as in the release."""
     mask = torch.zeros(encoder.units, dtype=torch.bool)
     mask[torch.randperm(encoder.units, generator=generator)[: masked_units(encoder)]] = True
     return mask
 
 
 def draw_masks(encoder: TimeEncoder, trials: int, generator: torch.Generator | None = None) -> Tensor:
-    """(trial, unit) bool, true where masked: equally many units of each trial, drawn for each."""
+    """(trial, unit) bool, true where masked; the same number of units in each trial, drawn separately."""
     return torch.stack([draw_mask(encoder, generator) for _ in range(trials)])
 
 
 def units_at(units: Tensor, index: Tensor) -> Tensor:
-    """Of units (b, n, width) those at `index`, (m,) of all trials or (b, m) of each: (b, m, width)."""
+    """Units (b, n, width) at `index`, either (m,) for all trials or (b, m) for each trial: (b, m, width)."""
     return units[:, index] if index.ndim == 1 else units[torch.arange(len(units), device=units.device)[:, None], index]
 
 
 def variance_over_trials(target: Tensor, masked: Tensor) -> Tensor:
-    """Mean squared distance of targets (b, m, width) from the mean, over the trials, of the unit that each belongs to;
+    """Mean squared distance of targets (b, m, width) from the mean over trials of the unit that each belongs to;
     `masked` (m,) or (b, m)."""
     if masked.ndim == 1:
         return target.var(dim=0, correction=0).mean()
@@ -180,32 +180,32 @@ def variance_over_trials(target: Tensor, masked: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MaskedPrediction:
-    """What LMM sees, wants and says about a batch; `masked` and `visible` index the units of all trials, or of each."""
+    """LMM's inputs, targets and outputs for a batch; `masked` and `visible` index units of all trials, or of each."""
 
     masked: Tensor  # (m,) or (b, m)
     visible: Tensor  # (v,) or (b, v)
     regressed: Tensor  # (b, m, width), the regressor's output, or the predictor's
-    target: Tensor  # (b, m, width), the target encoder's output, as the regressed has to be
-    tokens: Tensor  # (b, m), the codewords that the masked units have
-    token_scores: Tensor  # (b, m, codeword), those that the regressor's output predicts, before the softmax
+    target: Tensor  # (b, m, width), the target encoder's output, the target for `regressed`
+    tokens: Tensor  # (b, m), the codewords of the masked units
+    token_scores: Tensor  # (b, m, codeword), predicted from the regressor's output, before the softmax
 
 
 class LatentMaskedModel(nn.Module):
-    """LMM: from the visible units v of a trial, say what the latent units and codewords of the masked ones m are.
+    """LMM: predicts the latent units and codewords of the masked units m of a trial from the visible units v.
 
         z_v = transformer(u_v + p_v)          the encoder sees visible units only
-        r_m = regressor(t + p_m, z_v)         the mask token t, with positions, asks the visible units
+        r_m = regressor(t + p_m, z_v)         the mask token t, with positions, queries the visible units
         y_m = target(u_m + p_m)               target encoder: moving average of the encoder's transformer
         c_m = argmax(C u_m + Gumbel noise)    token of each masked unit, by the linear tokeniser C
         loss = 4 mean (r_m - y_m)^2 + 2 cross-entropy(C r_m, c_m)
 
-    The target encoder sees masked units alone, as in the release, and never drops out: its targets do not depend on
-    chance. No gradient passes y_m and c_m; C learns by C r_m alone. Call `update_target` after every step.
+    The target encoder sees masked units only, as in the release, and uses no dropout, so its targets are deterministic.
+    No gradient passes through y_m and c_m; C learns only through C r_m. Call `update_target` after every step.
 
     Variants, after data2vec (Baevski et al., arXiv 2202.03555): with `target_sees` "all" the target encoder reads all
-    units of a trial, so that a target knows its surroundings; with `target_standardised` each dimension of the targets
-    has mean 0 and variance 1 over the masked units of a batch, which no collapse gives, and P r_m, a linear layer more,
-    takes the place of r_m in the first loss.
+    units of a trial, so that a target depends on its context; with `target_standardised` each dimension of the targets
+    has mean 0 and variance 1 over the masked units of a batch, which rules out a collapse, and P r_m, with an
+    additional linear layer P, replaces r_m in the first loss.
     """
 
     def __init__(self, encoder: TimeEncoder) -> None:
@@ -228,17 +228,18 @@ class LatentMaskedModel(nn.Module):
         return self
 
     def draw_mask(self, generator: torch.Generator | None = None) -> Tensor:
-        """As the function of this name."""
+        """Like the function of the same name."""
         return draw_mask(self.encoder, generator)
 
     def losses(self, trials: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None) -> dict:
-        """Both losses of trials (b, channel, time), and how the codebook is used, as scalars.
+        """Both losses of trials (b, channel, time), and statistics of codebook use, as scalars.
 
-        `mask`, bool, (unit,) for all trials or (b, unit), is drawn where it is None, as `mask_per` says, by
-        `generator`, on the CPU, as the tokens are. Returns `loss` =
-        regression_weight * `regression` + classification_weight * `classification`; `regression_of_mean`, the first
-        where each target is predicted by its mean over the trials; `token_accuracy`, and `token_chance`, that of the
-        most frequent token; `codewords_used`, how many different ones; `perplexity` of the tokens (all the same: 1).
+        `mask`, bool, is (unit,) for all trials or (b, unit). If None, it is drawn as `mask_per` says by `generator`, on
+        the CPU, as are the tokens. Returns `loss` = regression_weight * `regression` + classification_weight *
+        `classification`; `regression_of_mean`, the regression loss when each target is predicted by its mean over the
+        trials; `token_accuracy`, the masked-token accuracy, and `token_chance`, the accuracy of always predicting the
+        most frequent token; `codewords_used`, the number of different codewords; `perplexity` of the tokens (1 if all
+        are the same).
         """
         if mask is None:
             per_trial = self.config.mask_per == "trial"
@@ -247,7 +248,7 @@ class LatentMaskedModel(nn.Module):
         scores, tokens, config = prediction.token_scores.flatten(0, 1), prediction.tokens.flatten(), self.config
         regression = functional.mse_loss(prediction.regressed.float(), prediction.target.float())
         classification = functional.cross_entropy(scores.float(), tokens, label_smoothing=config.label_smoothing)
-        # Not by bincount, for which a GPU is waited for.
+        # Not with bincount, which forces a GPU synchronisation.
         counts = torch.zeros(config.codewords, device=tokens.device)
         counts.index_add_(0, tokens, torch.ones(1, device=tokens.device).expand(len(tokens)))
         return {
@@ -262,9 +263,9 @@ class LatentMaskedModel(nn.Module):
         }
 
     def predict(self, trials: Tensor, mask: Tensor, draw: Callable[[Tensor], Tensor] | None = None) -> MaskedPrediction:
-        """What the losses see of trials (b, channel, time). Tokens are what `draw` picks, by default the likeliest.
+        """The inputs of the losses for trials (b, channel, time). `draw` picks the tokens, by default the most likely.
 
-        ValueError: a mask that is not bool, of other shapes than `losses` takes, or of trials with more or fewer units.
+        ValueError: a mask that is not bool, has a shape other than `losses` takes, or does not fit the trials' units.
         """
         if mask.dtype != torch.bool or mask.shape not in ((units := self.encoder.units,), (len(trials), units)):
             shapes = f"({self.encoder.units},) or ({len(trials)}, {self.encoder.units})"
@@ -287,7 +288,7 @@ class LatentMaskedModel(nn.Module):
         queries = self.mask_token + self.encoder.position[masked]  # (m, width) or (b, m, width)
         queries = queries if queries.ndim == 3 else repeat(queries, "m width -> b m width", b=len(trials))
         regressed = self.regressor(queries, asked=encoded)
-        # detach, not no_grad: under no_grad autocast would keep a copy of the weights that no gradient reaches
+        # detach, not no_grad: under no_grad, autocast would cache weights that no gradient reaches
         codes = self.tokeniser(units_at(projected, masked).detach()).detach()
         tokens = codes.argmax(dim=-1) if draw is None else draw(codes)
         scores = self.tokeniser(regressed)

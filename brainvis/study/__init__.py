@@ -1,4 +1,4 @@
-"""A study: one choice of data set, subject, ablation, preset, seed, protocol and backbone, and what came out of it."""
+"""A study: one choice of data set, subject, ablation, preset, seed, protocol and backbone, with its results."""
 
 from brainvis.graph import StudyError
 from brainvis.study.product import Product, made_with, read_product

@@ -1,4 +1,4 @@
-"""What a run left in its folder, read against its checksums, and what it was made with."""
+"""The results in a run's folder, verified by their checksums, and the software and hardware that made them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "torchmetrics",
 
 @dataclass(frozen=True)
 class Product:
-    """What a run left in its folder."""
+    """The results in a run's folder."""
 
     folder: Path
     results: dict
 
     @property
     def metrics(self) -> dict:
-        """The run's figures."""
+        """The run's metrics."""
         return self.results["metrics"]
 
     def load_weights(self, name: str, module: nn.Module) -> nn.Module:
@@ -48,11 +48,11 @@ class Product:
 
 
 def read_product(folder: Path) -> Product:
-    """What lies in the folder of a run, each file read against its checksum.
+    """The content of a run's folder, each file verified by its checksum.
 
     Raises:
-        FileNotFoundError: there is no run.
-        DamagedError: a file is not what the run wrote; from then on the run is not marked as whole.
+        FileNotFoundError: the run does not exist.
+        DamagedError: a file differs from what the run wrote; the run is no longer marked as complete.
     """
     try:
         results = read_sealed(folder / "results.json")
@@ -63,7 +63,7 @@ def read_product(folder: Path) -> Product:
         if wrong := [file for name, file in files.items() if found[file] != results["files"][name]]:
             raise DamagedError(f"{wrong[0]} is damaged: it is not what the run wrote.")
     except (FileNotFoundError, BrainvisError) as error:
-        with suppress(OSError):  # somebody else's folder: then its owner has to
+        with suppress(OSError):  # someone else's folder: its owner has to do it
             for whole in [*folder.glob(mark("*")), folder / MADE]:
                 whole.unlink(missing_ok=True)
         if isinstance(error, FileNotFoundError | DamagedError):
@@ -73,7 +73,7 @@ def read_product(folder: Path) -> Product:
 
 
 def made_with() -> dict:
-    """Versions, commit and hardware of this run; for each computation its device and precision, and why that one."""
+    """Versions, commit and hardware of this run; for each computation its device and precision, and why."""
     commit, changed = (
         subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
         for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "brainvis", "notebooks"))
@@ -92,7 +92,7 @@ def made_with() -> dict:
 
 
 def other_versions() -> dict[str, str]:
-    """Packages of another version than the study was tested with: name -> "2.14.0, tested with 2.15.0"."""
+    """Packages whose version differs from the one the study was tested with: name -> "2.14.0, tested with 2.15.0"."""
     pins = [pin.partition(";")[0].strip() for pin in _installed("brainvis", requires) or () if "extra ==" not in pin]
     found = {name: (_installed(name, version), pin) for name, _, pin in (pin.partition("==") for pin in pins)}
     here = {name: (str(found or "missing").partition("+")[0], pin) for name, (found, pin) in found.items()}
@@ -100,7 +100,7 @@ def other_versions() -> dict[str, str]:
 
 
 def _installed(name: str, what: Callable) -> object:
-    """Metadata of a package; None if it is not installed, as where the repository is only on PYTHONPATH."""
+    """Metadata of a package; None if it is not installed, e.g. if the repository is only on PYTHONPATH."""
     try:
         return what(name)
     except PackageNotFoundError:

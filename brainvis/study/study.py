@@ -1,6 +1,6 @@
-"""A study: one choice of data set, subject, ablation, preset, seed, protocol and backbone, and what came out of it.
+"""A study: one choice of data set, subject, ablation, preset, seed, protocol and backbone, with its results.
 
-A notebook opens one and asks it for everything; paths stay in here.
+A notebook opens a study and gets everything from it; paths are handled here.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from brainvis.study.product import Product, made_with, read_product
 
 @dataclass(frozen=True)
 class Study(Choice):
-    """What is studied, with its data and its products. All fields are the parameters of every notebook.
+    """A study's choices, data and products. Its fields are the parameters of every notebook.
 
     Raises:
         StudyError: a value that is not allowed; the message lists those that are.
@@ -57,13 +57,13 @@ class Study(Choice):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for stage in self.stages:  # modules are read now, as they are imported now, whatever is edited while they run
+        for stage in self.stages:  # read modules now, when they are imported, in case they are edited during the run
             self.code(stage)
 
-    # What goes in
+    # Inputs
 
     def data(self) -> EEGDataset:
-        """All subjects' trials; DatasetError, before anything takes long, if nothing can be learned from them."""
+        """The trials of all subjects; DatasetError, before anything slow, if nothing can be learned from them."""
         data = load_dataset(self.dataset, configuration=self.configuration)
         return (data.with_permuted_labels() if self.configuration.permuted_labels else data).checked_for(self.protocol)
 
@@ -74,23 +74,23 @@ class Study(Choice):
         return data.of_subject(self.subject)
 
     def checkpoint(self, stage: str, name: str) -> Path:
-        """Where the training `name` of `stage` keeps its checkpoint while it runs."""
+        """Checkpoint file of the training `name` of `stage` while it runs."""
         return self.folder(stage) / f"{name}-{self.fingerprint(stage)}.checkpoint"
 
     def original_file(self, stage: str, name: str) -> Path:
-        """Where the authors' weights for the training `name` of `stage` are kept; see `brainvis.models.original`."""
+        """File of the authors' weights for the training `name` of `stage`; see `brainvis.models.original`."""
         return self.folder(stage) / f"{name}.original.safetensors"
 
     def original(self, stage: str, name: str) -> Callable[[nn.Module], str] | None:
-        """What loads these weights into a model and says where they are from, for `fit`; None: there are none."""
+        """A function for `fit` that loads these weights into a model and returns their origin; None without them."""
         file = self.original_file(stage, name)
         return partial(load_original, file) if file.exists() else None
 
     def load_branch(self, branch: str, encoder: nn.Module, weights: str | None = None) -> nn.Module:
-        """`encoder` with the weights that the stage of its branch left; of the time branch also those "pretrained".
+        """`encoder` with the weights saved by its branch's stage; for the time branch also those named "pretrained".
 
         Raises:
-            StudyError: the run is missing, or the encoder as pre-training left it is not known.
+            StudyError: the run is missing, or the encoder's state after pre-training is unknown.
         """
         stage, weights = stage_of_branch(branch), weights or ("finetuned" if branch == "time" else branch)
         if (origin := original_weights(self.folder(stage)).get(weights)) and weights == "pretrained":
@@ -103,22 +103,22 @@ class Study(Choice):
 
     @property
     def pictures(self) -> Path:
-        """Folder that takes the generated pictures of this study's run, one file each."""
+        """Folder for the generated pictures of this study's run, one file each."""
         return self.folder("generation") / "pictures"
 
     @property
     def text_embeddings(self) -> Path:
-        """The file of all text embeddings that this backbone has made, shared by all studies."""
+        """The file of all text embeddings made by this backbone, shared by all studies."""
         return data_folder("text_embeddings") / f"{self.generator.fingerprint()}.safetensors"
 
     @property
     def seeds(self) -> list[int]:
-        """This seed and every other of which there are runs of the same study."""
+        """This seed and all others with runs of the same study."""
         names = [folder.name for folder in runs_folder().iterdir()] if runs_folder().is_dir() else []
         numbers = {int(number) for name in names for number in re.findall(r"_seed-(\d+)", name)} | {0}
         return sorted({seed for seed in numbers if self.name_of_seed(seed) in names} | {self.seed})
 
-    # What comes out
+    # Results
 
     def save(
         self,
@@ -130,11 +130,11 @@ class Study(Choice):
         arrays: dict[str, ndarray | Tensor] | None = None,
         notes: tuple[str, ...] = (),
     ) -> dict:
-        """Write what a stage produced into its folder, `results.json` last: where it is, the run is whole.
+        """Write a stage's products into its folder, `results.json` last: if it exists, the run is complete.
 
         Args:
-            metrics: plain numbers, strings, lists and dictionaries; the same seed gives the same.
-            partition: the trials of training, validation and test; its sizes are recorded.
+            metrics: plain numbers, strings, lists and dictionaries; the same seed gives the same values.
+            partition: the training, validation and test trials; the sizes of the parts are recorded.
             weights: models by name, one safetensors file each.
             arrays: everything else that a later stage or a figure needs, one safetensors file.
 
@@ -173,11 +173,11 @@ class Study(Choice):
         if stage not in SUMMARIES:
             (folder / mark(results["fingerprint"])).touch()
         for checkpoint in [*folder.glob("*.checkpoint"), *folder.glob("*.checkpoint.before")]:
-            checkpoint.unlink()  # the training it belongs to is whole
+            checkpoint.unlink()  # its training is complete
         return results
 
     def _made_from(self, stage: str) -> dict:
-        """What a result depends on, for its `results.json`; nothing is recorded of notebooks that gather others."""
+        """What a result depends on, for its `results.json`; nothing for notebooks that gather other results."""
         if stage in SUMMARIES:
             return {"fingerprint": None, "built_from": {}}
         sources = [self.folder(source) for source in self.sources(stage)]
@@ -192,8 +192,8 @@ class Study(Choice):
 
     @unchanging()
     def load(self, stage: str) -> Product:
-        """What `stage` produced; StudyError, with the command to run, if it is missing, damaged or made from something
-        else. A damaged run counts as missing from then on: the next `snakemake` makes it again."""
+        """The product of `stage`; StudyError, with the command to run, if it is missing, damaged or out of date. A
+        damaged run counts as missing from then on: the next `snakemake` makes it again."""
         folder, command = self.folder(stage), self.command(stage)
         of_subject = stage not in SUMMARIES and stage_named(stage).of_subject
         run = f"stage {stage} of {f'subject {self.subject}' if of_subject else 'all subjects'}, {self.owner(stage)},"
@@ -212,7 +212,7 @@ class Study(Choice):
         return product
 
     def _differing(self, stage: str, results: dict) -> str:
-        """What a run was made from that is not as it is now, in words."""
+        """What has changed among a run's inputs since it was made, in words."""
         if results.get("chosen") == self.fingerprint(stage, code=False):
             return "other code"
         said = []
@@ -230,12 +230,12 @@ class Study(Choice):
         return " and ".join(said) or "something else"
 
     def _contents(self, stage: str) -> dict[str, dict[str, str]]:
-        """Digests of the files that go into `stage`, of the data and of the backbone."""
+        """Digests of the files that `stage` uses: those of the data and of the backbone."""
         draws = any(stage_named(source).draws for source in self.sources(stage))
         return {"data": self.data_contents, "backbone": self.generator.contents() if draws else {}}
 
     def gather(self, stage: str) -> list[Product]:
-        """The runs of `stage` of all seeds, subjects and ablations of this study that are whole and up to date."""
+        """All complete and up-to-date runs of `stage` for all seeds, subjects and ablations of this study."""
         found = []
         for file in self._of_all_seeds(f"*/*/{stage}/results.json"):
             try:
@@ -253,10 +253,10 @@ class Study(Choice):
         return [file for folder in folders for file in sorted(folder.glob(pattern))]
 
     def accept(self, reason: str) -> list[str]:
-        """Take runs of this study, of any seed, as up to date although their code has changed since, record why, and
-        say which.
+        """Accept runs of this study, of any seed, as up to date although their code has changed; record why and list
+        them.
 
-        Only code may differ: a run of another configuration, other data or other weights stays out of date.
+        Only code may differ: a run with a different configuration, data or weights stays out of date.
         """
         said = []
         for file in self._of_all_seeds("*/*/*/results.json"):
@@ -286,14 +286,14 @@ class Study(Choice):
 
 
 def _flat(part: object, name: str = "") -> dict[str, object]:
-    """The values of nested dictionaries by their dotted names."""
+    """The values of nested dictionaries, by dotted name."""
     if not isinstance(part, dict):
         return {name: json.loads(json.dumps(part))}
     return {key: value for inner in part for key, value in _flat(part[inner], f"{name}.{inner}".strip(".")).items()}
 
 
 def _some(names: list[str]) -> str:
-    """The first of them, in a sentence."""
+    """The first few names, for use in a sentence."""
     return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
 
 

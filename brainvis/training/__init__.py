@@ -1,4 +1,4 @@
-"""One loop for every training: `fit`, and `predict`; on what device it computes, and in which precision."""
+"""One loop for every training, `fit`, and `predict`; the choice of device and precision."""
 
 from brainvis.training.device import Precision, choose_device, choose_precision, computed_in
 from brainvis.training.loop import History, TrainingError, fit, predict

@@ -1,4 +1,4 @@
-"""Where a training that was interrupted goes on: its last two checkpoints."""
+"""The last two checkpoints of a training, from which it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from brainvis.configuration import Training
 from brainvis.files import WriteError, check_writable, write_aside
 from brainvis.files.tensors import load_tensors
 
-SECONDS_BETWEEN = 20.0  # at least, from one checkpoint to the next
-PIECE = 256  # rows that are hashed at a time
-WRITING_SHARE = 0.05  # at most, of the training's time: the `paper` alignment network makes files of 4 GB
+SECONDS_BETWEEN = 20.0  # minimum interval between two checkpoints
+PIECE = 256  # rows hashed at a time
+WRITING_SHARE = 0.05  # largest share of the training time: the `paper` alignment network writes files of 4 GB
 
 
 @dataclass
 class Progress:
-    """A training after its last whole epoch; epochs count from 1."""
+    """The state of a training after its last complete epoch; epochs count from 1."""
 
     epoch: int = 0
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
-    lowest: float = float("inf")  # what the best epoch is chosen by, negated where the highest is the best
+    lowest: float = float("inf")  # the quantity that chooses the best epoch, negated if higher is better
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     finished: bool = False
@@ -38,9 +38,9 @@ class Progress:
 
 @dataclass
 class Checkpoint:
-    """One training's file, and the one before it; without a path nothing is read or written.
+    """A training's checkpoint file and the one before it; without a path nothing is read or written.
 
-    A file that is damaged or of another training is renamed to `<name>.previous`: never used, never lost.
+    A file that is damaged or belongs to another training is renamed to `<name>.previous`: never used, never lost.
     """
 
     path: Path | None
@@ -48,14 +48,14 @@ class Checkpoint:
     due: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN)
 
     def load(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
-        """The progress on disk, with model and optimiser set to it; a new one if there is none to take up."""
+        """The progress on disk, with model and optimiser restored to it; a new one if there is nothing to resume."""
         if self.path is None:
             return Progress()
-        # Room for the best weights, the model and two numbers a weight of the optimiser, in each of two files.
+        # Room for the best weights, the model and two optimiser values per weight, in each of the two files.
         check_writable(self.path.parent, 8 * sum(weight.nbytes for weight in model.state_dict().values()))
         for file in filter(Path.exists, (self.path, self.before)):
             try:
-                content = load_tensors(file)  # which reads the checksums, as torch does not
+                content = load_tensors(file)  # verifies the checksums, which torch does not
                 if content["identity"] != self.identity:
                     raise ValueError("it belongs to a training with other settings, starting weights or trials")
                 progress = Progress(**content["progress"])
@@ -63,7 +63,7 @@ class Checkpoint:
                     model.load_state_dict(content["model"])
                     optimiser.load_state_dict(content["optimiser"])
                 return progress
-            except Exception as error:  # a damaged file raises whatever its damage leads to
+            except Exception as error:  # a damaged file can raise anything
                 kept = file.with_name(file.name + ".previous")
                 os.replace(file, kept)
                 why = (str(error).splitlines() or [""])[0][:120]
@@ -78,7 +78,7 @@ class Checkpoint:
         return self.path.with_name(self.path.name + ".before")
 
     def save(self, progress: Progress, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Writes if it is time to, and always at the end, when only history and best weights are kept."""
+        """Writes if a checkpoint is due, and always at the end, when only the history and the best weights are kept."""
         start = time.monotonic()
         if self.path is None or (start < self.due and not progress.finished):
             return
@@ -101,7 +101,7 @@ class Checkpoint:
 def training_identity(
     model: nn.Module, train: Sequence[Tensor], validation: Sequence[Tensor], training: Training, **others: object
 ) -> str:
-    """A hash of all that a training's result depends on: weights before it, data, settings, the models' `config`."""
+    """A hash of all that a training's result depends on: initial weights, data, settings, and the models' `config`."""
     configs = [vars(module.config) for module in model.modules() if is_dataclass(getattr(module, "config", None))]
     configs = [{key: value for key, value in config.items() if not isinstance(value, Training)} for config in configs]
     settings = {"training": asdict(training), "configurations": configs, **others}
@@ -109,6 +109,6 @@ def training_identity(
     named = [*model.state_dict().items(), *(("train", t) for t in train), *(("validation", t) for t in validation)]
     for name, tensor in named:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        for piece in tensor.split(PIECE) if tensor.ndim else [tensor]:  # `Rows` are gathered piece by piece
+        for piece in tensor.split(PIECE) if tensor.ndim else [tensor]:  # gathers `Rows` piece by piece
             digest.update(piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

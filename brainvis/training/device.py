@@ -1,4 +1,4 @@
-"""What computes, and in which numbers: device and precision, chosen from what the machine has."""
+"""Choice of device and precision from what the machine offers."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Whether there is a GPU is asked of its driver, without starting CUDA: a process that has started it cannot be forked.
+# Asks the driver whether there is a GPU, without starting CUDA: a process that has started CUDA cannot be forked.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
-CLEARLY = 1.5  # times as fast; CPUs come out near 2, or at 1 and below: chance does not turn one into the other
-SECONDS = 0.15  # of measuring
+CLEARLY = 1.5  # times as fast; CPUs measure near 2, or at 1 and below, so chance does not change the decision
+SECONDS = 0.15  # of measurement
 
-computed_in: dict[str, dict] = {}  # device and precision of all that this process computed, by name: results say so
+computed_in: dict[str, dict] = {}  # device and precision of each computation in this process, by name
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The numbers of matrix products, "float32" or "bfloat16", and why; weights and sums are float32 in both."""
+    """The precision of matrix products, "float32" or "bfloat16", and why; weights and sums are float32 in both."""
 
     precision: str
     why: str
 
     def context(self, device: torch.device) -> AbstractContextManager:
-        """In which a model computes in this precision."""
+        """The context in which a model computes in this precision."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def choose_device(name: torch.device | str | None = None) -> torch.device:
-    """The device asked for (ValueError if it is not here), or the best there is: CUDA, Apple's MPS, then the CPU."""
+    """The requested device (ValueError if unavailable), or the best available: CUDA, Apple's MPS, then the CPU."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     there = [kind for kind, found in available.items() if found]
     device = torch.device(there[0] if name is None else name)
@@ -46,10 +46,11 @@ def choose_device(name: torch.device | str | None = None) -> torch.device:
 
 
 def choose_precision(device: torch.device, asked: str = "auto", convolutions: bool = False) -> Precision:
-    """The precision asked for, or the fastest: the same whenever it is asked for on the same machine.
+    """The requested precision, or the fastest; always the same choice on the same machine.
 
-    "auto" is bfloat16 on CUDA devices that compute in it and on CPUs with AMX. Other CPUs with instructions for it are
-    measured, once a process; so are all of them for a network of `convolutions`, which some are slower at in bfloat16.
+    "auto" is bfloat16 on CUDA devices that support it and on CPUs with AMX. Other CPUs with bfloat16 instructions are
+    measured once per process. For a network with `convolutions` all of these CPUs are measured, because some are slower
+    in bfloat16.
     """
     if asked != "auto":
         if asked not in ("float32", "bfloat16"):
@@ -74,8 +75,8 @@ def choose_precision(device: torch.device, asked: str = "auto", convolutions: bo
 
 @cache
 def bfloat16_gain(convolutions: bool = False) -> float:
-    """How many times faster this CPU is in bfloat16 than in float32 at matrix products or convolutions: the best of
-    many, in turn, by the processor's clock, so that what else the machine does falls on neither."""
+    """How many times faster this CPU computes matrix products or convolutions in bfloat16 than in float32: the best of
+    many alternating runs, in processor time, so that other load on the machine does not favour either."""
     pairs = [_factors(dtype, convolutions) for dtype in (torch.float32, torch.bfloat16)]
     best, start = [float("inf"), float("inf")], time.thread_time()
     while time.thread_time() < start + SECONDS:
@@ -87,7 +88,7 @@ def bfloat16_gain(convolutions: bool = False) -> float:
 
 
 def _factors(dtype: torch.dtype, convolutions: bool) -> list[Tensor]:
-    """Ones, not random numbers: nobody's random state is touched."""
+    """Ones, not random numbers, so that no random state is touched."""
     if not convolutions:
         return [torch.ones(512, 512, dtype=dtype) for _ in range(2)]
     shapes = (4, 256, 16, 16), (256, 256, 3, 3)  # pictures and kernels

@@ -22,21 +22,21 @@ from brainvis.training.device import Precision, choose_device, choose_precision,
 from brainvis.training.parallel import Team, launch, processes_to_start
 
 Objective = Callable[..., dict[str, Tensor]]
-LOOK_EVERY = 32  # losses a look on a GPU, which has to be waited for
-VALIDATION = "selection"  # the word that seeds validation: another would draw other masks, and change every score
+LOOK_EVERY = 32  # losses per check on a GPU, as each check waits for it
+VALIDATION = "selection"  # seeds validation; another word would draw other masks and change every score
 
 
 class TrainingError(BrainvisError, RuntimeError):
-    """A training that cannot go on; the message says where it stopped and what to change."""
+    """A training that cannot continue; the message says where it stopped and what to change."""
 
 
 @dataclass(frozen=True)
 class History:
-    """What a training did: a dictionary an epoch, with "epoch", "train_<term>", "validation_<term>", the monitor's."""
+    """Record of a training, a dictionary per epoch: "epoch", "train_<term>", "validation_<term>", monitored values."""
 
     epochs: list[dict[str, float]]
     best_epoch: int  # counted from 1; 0 if nothing was trained
-    seconds: float  # over all sessions, if it was interrupted
+    seconds: float  # over all sessions if it was interrupted
     origin: str | None = None  # where the weights come from, if they are the authors'
     untrained: dict[str, float] = field(default_factory=dict)  # with the authors' weights: "validation_<term>"
 
@@ -46,12 +46,12 @@ class History:
         return list(measured), list(measured.values())
 
     def kept(self, name: str) -> float:
-        """The value of `name` with the weights that are kept, trained here or not."""
+        """The value of `name` with the weights that were kept, whether or not they were trained here."""
         return (self.epochs[self.best_epoch - 1] if self.epochs else self.untrained)[name]
 
     @property
     def summary(self) -> str:
-        """What was done, in a sentence."""
+        """What was done, in one sentence."""
         if not self.epochs:
             whose = f" HERE: the weights are from {self.origin}" if self.origin else ": the weights are as before"
             return f"NOTHING WAS TRAINED{whose}."
@@ -75,28 +75,28 @@ def fit(
     monitor: Callable[[nn.Module, int], dict[str, float]] | None = None,
     precision: str = "auto",
 ) -> History:
-    """Trains `model` in place and leaves it, in evaluation mode, with the weights of its best epoch, or the last.
+    """Trains `model` in place and leaves it in evaluation mode with the weights of its best or last epoch.
 
-    Every epoch is seeded from `seed` and its number, validation alike in all: an interrupted training ends with the
-    numbers of an uninterrupted one. Random states outside are left as they were. Several GPUs are all used, unless a
-    device is named; see `brainvis.training.parallel`.
+    Every epoch is seeded from `seed` and its number, and validation is seeded alike in all epochs, so an interrupted
+    training ends with the same numbers as an uninterrupted one. Global random states are left unchanged. All GPUs are
+    used if there are several, unless a device is named; see `brainvis.training.parallel`.
 
     Args:
-        objective: (model, *batch) -> scalar tensors, means over the batch; "loss" is minimised, the rest is recorded.
+        objective: (model, *batch) -> scalar tensors, batch means; "loss" is minimised, the others are recorded.
         train, validation: tensors of equal length along the first dimension, cut into batches together.
         training: epochs (0: nothing happens), learning rate, batch size, optimiser, schedule.
         name: shown on the progress bar and in errors.
-        checkpoint: file to go on from and to write; in the end it holds the best weights, until somebody deletes it.
-        original: loads the authors' weights into the model and says where they are from: nothing is trained then.
-        choose: a term of the objective on the validation tensors, or of the monitor, and "min" or "max": the best
-            epoch; None: the last epoch.
+        checkpoint: file to resume from and to write; at the end it holds the best weights, until someone deletes it.
+        original: loads the authors' weights into the model and returns where they are from; nothing is trained then.
+        choose: a term of the objective on the validation tensors, or of the monitor, with "min" or "max", to choose the
+            best epoch; None: the last epoch.
         after_step: called after every optimiser step.
-        monitor: (model, epoch) -> numbers for the history, called after each epoch in evaluation mode.
+        monitor: (model, epoch) -> values for the history, called after each epoch in evaluation mode.
         precision: of matrix products, "auto", "float32" or "bfloat16"; see `choose_precision`.
 
     Raises:
-        ValueError: tensors that cannot work, or a term to choose by that is not there after the first epoch.
-        TrainingError: a loss that is not finite; names the epoch and the batch.
+        ValueError: unusable tensors, or a term to choose by that does not exist after the first epoch.
+        TrainingError: a loss that is not finite; the message names the epoch and the batch.
     """
     for which, tensors in (("training", train), ("validation", validation)):
         lengths = [len(tensor) for tensor in tensors]
@@ -134,7 +134,7 @@ def fit(
         settings = {"name": name, "seed": seed, "choose": choose and list(choose)}
         identity = training_identity(model, train, validation, training, **settings) if checkpoint else ""
         stored = Checkpoint(checkpoint, identity)
-        with team.first_ahead():  # a file that cannot be used is set aside once
+        with team.first_ahead():  # an unusable file is set aside once
             progress = stored.load(model, optimiser)
         if not progress.finished:
             with forked:
@@ -146,7 +146,7 @@ def fit(
 
 @dataclass
 class _Loop:
-    """What one training does, epoch by epoch."""
+    """One training, epoch by epoch."""
 
     model: nn.Module
     objective: Objective
@@ -160,17 +160,17 @@ class _Loop:
     monitor: Callable[[nn.Module, int], dict[str, float]] | None
 
     def placed(self, *parts: Sequence[Tensor]) -> list[Sequence[Tensor]]:
-        """All data on a CUDA device with room to spare: gathering batches there saves a copy in every step."""
+        """Moves all data to a CUDA device with room to spare: gathering batches there saves a copy in every step."""
         device, size = self.team.device, sum(tensor.nbytes for part in parts for tensor in part)
         if device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] / 2:
             return list(parts)
         return [[tensor.to(device) for tensor in part] for part in parts]
 
     def run(self, progress: Progress, optimiser: torch.optim.Optimizer, parts, stored: Checkpoint) -> None:
-        """From `progress` to the last epoch; afterwards `progress` holds everything."""
+        """Trains from `progress` to the last epoch; afterwards `progress` holds everything."""
         epochs = self.training.epochs
         shared = self.team.sharing(self.objective, self.model)
-        # A notebook's own bar cannot be drawn by a process that was started from it.
+        # A process started from a notebook cannot draw the notebook's own progress bar.
         bar_of = tqdm if self.team.count == 1 else partial(text_bar, disable=self.team.index > 0)
         with bar_of(total=epochs, initial=progress.epoch, desc=self.name, unit="epoch") as bar:
             for epoch in range(progress.epoch + 1, epochs + 1):
@@ -186,7 +186,7 @@ class _Loop:
                 if (merit := self.merit(record)) < progress.lowest:
                     progress.lowest, progress.best_epoch = merit, epoch
                     state = self.model.state_dict().items()
-                    for key, value in state:  # over the best before: the `paper` alignment network has 1 GB of them
+                    for key, value in state:  # overwrites the previous best: 1 GB in the `paper` alignment network
                         if key not in progress.best_weights:
                             progress.best_weights[key] = torch.empty_like(value, device="cpu")
                         progress.best_weights[key].copy_(value)
@@ -198,7 +198,7 @@ class _Loop:
                 bar.update()
 
     def merit(self, record: dict[str, float]) -> float:
-        """What epochs are chosen by: the less, the better; infinite for those before the last where that is kept."""
+        """The quantity that chooses the epoch, lower is better; infinite before the last epoch if that one is kept."""
         if self.choose is None:
             return 0.0 if record["epoch"] == self.training.epochs else math.inf
         name, kind = self.choose
@@ -207,7 +207,7 @@ class _Loop:
         return -value if kind == "max" else value
 
     def train(self, tensors: Sequence[Tensor], epoch: int, optimiser, objective: Objective) -> dict[str, float]:
-        """One epoch of learning; means of the objective's terms."""
+        """One epoch of training; returns means of the objective's terms."""
         torch.manual_seed(_derived_seed(self.seed, epoch))
         self.model.train()
         batches = torch.randperm(len(tensors[0])).to(tensors[0].device).split(self.training.batch_size)
@@ -242,7 +242,7 @@ class _Loop:
         objective: Objective,
         step: Callable[[Tensor, int], None] | None = None,
     ) -> dict[str, float]:
-        """Means over all rows: a small last batch counts for as much as it holds."""
+        """Means over all rows: a small last batch is weighted by its size."""
         totals: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         for number, rows in enumerate(batches):
@@ -263,8 +263,8 @@ class _Loop:
         return {f"{part}_{key}": total.item() / len(tensors[0]) for key, total in sums.items()}
 
     def _seed_share(self, part: str, epoch: int, number: int) -> None:
-        """What several processes draw on the CPU, as the masks of LMM, is the same in all of them, whatever each drew
-        for its rows before; what each draws on a GPU of its own is not."""
+        """Makes CPU draws, such as the masks of LMM, the same in all processes, whatever each has drawn for its own
+        rows before; draws on each process's own GPU differ."""
         if self.team.count > 1:
             purpose = f"{epoch if part == 'train' else VALIDATION}/{number}"
             torch.manual_seed(_derived_seed(self.seed, purpose))
@@ -272,7 +272,7 @@ class _Loop:
                 torch.cuda.manual_seed(_derived_seed(self.seed, f"{purpose}/{self.team.index}"))
 
     def _check_finite(self, losses: list[Tensor], part: str, epoch: int, number: int, count: int) -> None:
-        """TrainingError if one of the last losses, up to that of batch `number`, is not finite."""
+        """TrainingError if one of the latest losses, up to batch `number`, is not finite."""
         values = torch.stack(losses)
         if values.isfinite().all():
             return
@@ -285,7 +285,7 @@ class _Loop:
 
 
 def _learning_rate(training: Training, step: int, steps: int) -> float:
-    """Of the step counted from 0, with `steps` in an epoch. Cosine: one epoch up in a line, the others down to zero."""
+    """Rate of a step, counted from 0, with `steps` per epoch. Cosine: linear warm-up for one epoch, then decay to 0."""
     if training.schedule == "constant":
         return training.learning_rate
     if step < steps:
@@ -298,11 +298,11 @@ def _learning_rate(training: Training, step: int, steps: int) -> float:
 def predict(
     function: Callable, *tensors: Tensor, batch_size: int = 64, device: torch.device | str | None = None
 ) -> Tensor | tuple[Tensor, ...]:
-    """`function` over batches of `tensors`, without gradients, in full precision; results joined, on the CPU.
+    """Applies `function` to batches of `tensors`, without gradients, in full precision; joins the results on the CPU.
 
     Args:
-        function: a module or a method of one, which is put in evaluation mode for the time; or anything else that takes
-            tensors on `device` (by default that of the module) and returns a tensor or a tuple of tensors.
+        function: a module or a method of one, which is put in evaluation mode during the call, or anything else that
+            takes tensors on `device` (by default the module's) and returns a tensor or a tuple of tensors.
     """
     module = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
     module = module if isinstance(module, nn.Module) else nn.Module()
@@ -320,5 +320,5 @@ def predict(
 
 
 def _derived_seed(seed: int, purpose: int | str) -> int:
-    """Unrelated seeds for related purposes; Python's generator hashes the text that it is given."""
+    """Unrelated seeds for related purposes; Python's generator hashes the given text."""
     return random.Random(f"{seed}/{purpose}").getrandbits(63)

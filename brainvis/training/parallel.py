@@ -1,11 +1,12 @@
-"""One training on several devices: data parallelism by accelerate, one process for each device.
+"""One training on several devices: data parallelism with accelerate, one process per device.
 
-Under `accelerate launch` or `torchrun`, `fit` joins the processes that these start. Elsewhere it starts one itself for
-each of this machine's GPUs, where there are several and CUDA has not been started by then: they are forked from this
-process, which keeps its model on the CPU, so that its next training can do the same.
+Under `accelerate launch` or `torchrun`, `fit` joins the processes that they start. Otherwise, if this machine has
+several GPUs and CUDA has not been started yet, it starts one process per GPU itself. They are forked from this process,
+which keeps its model on the CPU so that its next training can do the same.
 
-Batches are those of one process; each computes its part of every one. So losses, gradients and weights are the same up
-to rounding; dropout draws anew, and a recorded term that is no mean over rows is the mean of the parts'.
+Batches are the same as with one process; each process computes its part of every batch. So losses, gradients and
+weights are the same up to rounding. Dropout draws different numbers, and a recorded term that is not a mean over rows
+is the mean over the parts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from brainvis.training.device import choose_device, computed_in
 
 
 class Team:
-    """The processes that train one model together: `count` of them, of which this one is number `index`."""
+    """The processes that train one model together: `count` of them, this one being number `index`."""
 
     def __init__(self, device: torch.device, accelerator: Any = None) -> None:
         self.device, self._accelerator = device, accelerator
@@ -38,14 +39,14 @@ class Team:
     @classmethod
     @contextmanager
     def of(cls, device: torch.device | str | None) -> Iterator[Self]:
-        """All processes that were launched together with this one, each with its device; by default this one alone."""
+        """All processes launched together with this one, each with its own device; by default only this one."""
         device = choose_device(device)
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             yield cls(device)
             return
         from accelerate import Accelerator, DistributedDataParallelKwargs
 
-        # static_graph: weights that no gradient reaches are found once, in the first step.
+        # static_graph: weights without a gradient are found once, in the first step.
         how = DistributedDataParallelKwargs(static_graph=True)
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[how])
         try:
@@ -54,17 +55,17 @@ class Team:
             accelerator.free_memory()
 
     def share(self, rows: Tensor) -> tuple[Tensor, int]:
-        """This process's part of the rows (b,) of a batch, and how many of these count.
+        """This process's part of the rows (b,) of a batch, and how many of these rows count.
 
-        A process without a part, where a batch has fewer rows than there are processes, computes one that does not.
+        If a batch has fewer rows than there are processes, a process without a part computes a row that does not count.
         """
         own = rows.tensor_split(self.count)[self.index]
         return (own, len(own)) if len(own) else (rows[:1], 0)
 
     def sharing(self, objective: Callable[..., dict[str, Tensor]], model: nn.Module) -> Callable[..., dict]:
-        """The objective for parts of batches: the gradients that it leaves are the mean over the processes.
+        """The objective for parts of batches: the gradients it leaves are averaged over the processes.
 
-        The weights of all become those of the first process.
+        All processes take the weights of the first one.
         """
         if self.count == 1:
             return objective
@@ -72,14 +73,14 @@ class Team:
         return lambda _, *batch: prepared(*batch)
 
     def sums(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The totals of all processes together."""
+        """Sums of the totals over all processes."""
         if self.count == 1:
             return totals
         stacked = torch.stack([total.to(self.device) for total in totals.values()])
         return dict(zip(totals, self._accelerator.reduce(stacked, "sum"), strict=True))
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Running statistics, which each process has of its own rows, become those of the first process."""
+        """Replaces running statistics, which each process computes from its own rows, by those of the first process."""
         if self.count > 1:
             from accelerate.utils import broadcast
 
@@ -87,12 +88,12 @@ class Team:
                 buffer.copy_(broadcast(buffer))
 
     def first_ahead(self) -> AbstractContextManager:
-        """In here the first process goes ahead; the others follow when it is through."""
+        """A context that the first process runs first; the others follow when it is done."""
         return nullcontext() if self.count == 1 else self._accelerator.main_process_first()
 
 
 class _Objective(nn.Module):
-    """An objective as a module, for accelerate wraps modules: gradients are averaged while others are computed."""
+    """An objective as a module, because accelerate wraps modules: it averages gradients while others are computed."""
 
     def __init__(self, objective: Callable[..., dict[str, Tensor]], model: nn.Module) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ class _Objective(nn.Module):
 
 
 def processes_to_start(device: torch.device | str | None) -> int:
-    """How many processes a training has to start: one for each GPU, if no device is asked for and there are several."""
+    """How many processes a training has to start: one per GPU, if there are several and no device is requested."""
     gpus = torch.cuda.device_count()
     if device is not None or gpus < 2 or "WORLD_SIZE" in os.environ or not hasattr(os, "fork"):
         return 1
@@ -118,8 +119,8 @@ def processes_to_start(device: torch.device | str | None) -> int:
 
 
 def apart(function: Callable[[], Any]) -> Any:
-    """What `function` returns, which may use a GPU. Where the next training forks one process for each of several, it
-    runs in a process of its own, so that CUDA is not started in this one."""
+    """Returns the result of `function`, which may use a GPU. If the next training will fork one process for each of
+    several GPUs, `function` runs in its own process, so that CUDA is not started in this one."""
     if processes_to_start(None) == 1:
         return function()
     result, said = launch(lambda: (function(), computed_in), 1)
@@ -128,16 +129,16 @@ def apart(function: Callable[[], Any]) -> Any:
 
 
 def launch(function: Callable[[], Any], processes: int) -> Any:
-    """What `function` returns in the first of so many processes, which are forked from this one and run it together.
+    """Runs `function` in the given number of processes, forked from this one; returns the first one's result.
 
-    What it returns is pickled, and so is what it raises in any of them, which is raised here.
+    The result is pickled, and so is an exception in any of the processes, which is raised here.
     """
     from accelerate import notebook_launcher
 
     with tempfile.TemporaryDirectory() as folder:
 
         def run(*_: int) -> None:
-            torch.set_num_threads(1)  # OpenMP's other threads are not there after a fork, and would be waited for
+            torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork, and waiting for them would hang
             rank = os.environ.get("RANK", "0")
             try:
                 result = function()
@@ -145,7 +146,7 @@ def launch(function: Callable[[], Any], processes: int) -> Any:
                     with open(Path(folder) / "result", "wb") as file:
                         pickle.dump(result, file)
             except Exception as error:
-                with suppress(Exception):  # one that cannot be pickled: the launcher's own says which process failed
+                with suppress(Exception):  # if it cannot be pickled, the launcher's own error says which process failed
                     (Path(folder) / f"{rank}.error").write_bytes(pickle.dumps(error))
                 raise
             if torch.distributed.is_initialized():
