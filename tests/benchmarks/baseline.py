@@ -123,19 +123,27 @@ class MaskedModel(nn.Module):
 
 
 class FrequencyEncoder(nn.Module):
-    """An LSTM over the amplitude spectrum, which is computed in every step."""
+    """An LSTM over the amplitude spectrum, which is computed in every step, as are its standardised logarithms."""
 
     def __init__(self, channels: int, samples: int, rate: float, config, classes: int | None = None) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
         hertz = torch.fft.rfftfreq(samples, 1 / rate, device="cpu")[1:]
         self.count = int((hertz <= (config.highest_frequency or rate) * (1 + 1e-6)).sum())
+        self.logarithms = config.log_amplitude
+        if self.logarithms:
+            self.register_buffer("mean", torch.zeros(self.count, channels))
+            self.register_buffer("deviation", torch.ones(self.count, channels))
         self.lstm = nn.LSTM(channels, config.width, config.layers, batch_first=True)
         self.output = nn.Linear(config.width, config.width)
         self.classifier = nn.Linear(config.width, classes) if classes else None
 
     def embed(self, trials: Tensor) -> Tensor:
         amplitudes = torch.fft.rfft(trials).abs()[..., 1 : self.count + 1]  # (b, channel, frequency)
-        states, _ = self.lstm(amplitudes.transpose(1, 2))
+        spectra = amplitudes.transpose(1, 2)  # (b, frequency, channel)
+        if self.logarithms:
+            spectra = ((spectra + 1e-6).log() - self.mean) / self.deviation
+        states, _ = self.lstm(self.dropout(spectra))
         return torch.relu(self.output(states[:, -1]))
 
     def forward(self, trials: Tensor) -> Tensor:
