@@ -12,10 +12,11 @@ from brainvis.configuration import PRESETS, changed
 WITHOUT_CHANCE = {"dropout": 0.0, "regressor_dropout": 0.0}
 
 
+@pytest.mark.parametrize("logarithms", [False, True])
 @pytest.mark.parametrize("name", steps.CASES)
-def test_the_baseline_has_the_packages_loss_and_gradients(name):
+def test_the_baseline_has_the_packages_loss_and_gradients(name, logarithms):
     torch.manual_seed(0)
-    config = changed(PRESETS["smoke"], {"time": WITHOUT_CHANCE})
+    config = changed(PRESETS["smoke"], {"time": WITHOUT_CHANCE, "frequency": {"log_amplitude": logarithms}})
     case = steps.package_case(name, "smoke", 6, config)
     model, loss = steps.baseline_model(name, "smoke", config)
     for parameter in case.model.parameters():  # scales of sublayers start at 1e-8, where no mistake would show
