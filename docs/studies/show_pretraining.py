@@ -23,6 +23,7 @@ from brainvis.files import read_json, write_aside, write_json
 from brainvis.plots.style import PALETTE, chance_line, panels
 
 LEVEL = 0.05
+FEWEST = 3  # seeds of a comparison that is judged in words
 INTRODUCTION = """# What pre-training is worth
 
 The time branch of preset `demo` on the **phantom**, which is no brain data, fine-tuned after each kind of pre-training;
@@ -139,19 +140,22 @@ def points(gain: dict) -> str:
 
 
 def verdict(kept: dict, world: str) -> str:
-    """Which kinds are shown to help or to harm in a world, and at which shares; how many comparisons that are."""
+    """Which kinds are shown to help or to harm in a world, and at which shares. A gain of fewer than `FEWEST` seeds shows
+    nothing of a kind, however narrow its interval over trials."""
     of_world = {name: gain for name, gain in kept["gain over none"].items() if name.startswith(f"{world} |")}
     if not of_world:
         return "Nothing to compare with yet."
+    judged = {name: gain for name, gain in of_world.items() if len(gain["seeds"]) >= FEWEST}
     said = {"helps": [], "harms": []}
-    for name, gain in of_world.items():
+    for name, gain in judged.items():
         if gain["p_holm"] < LEVEL:
             _, kind, share = name.split(" | ")
             said["helps" if gain["value"] > 0 else "harms"].append(f"{KINDS_AND_ORIGINS[kind]} ({float(share):.0%})")
-    few = min(len(gain["seeds"]) for gain in of_world.values())
     helps, harms = (", ".join(said[which]) or "none" for which in ("helps", "harms"))
-    note = f" Some rest on {few} seed{'s' * (few > 1)}." if few < 3 else ""
-    return f"Of {len(of_world)} comparisons, corrected together: shown to help, {helps}; shown to harm, {harms}.{note}"
+    told = f"Of {len(judged)} comparisons with at least {FEWEST} seeds: shown to help, {helps}; shown to harm, {harms}."
+    left = len(of_world) - len(judged)
+    told += f" {left} more have fewer seeds and are not judged." if left else ""
+    return f"{told} p-values are corrected for all {len(of_world)}."
 
 
 def _of_encoders(kept: dict) -> str:
