@@ -140,8 +140,8 @@ def points(gain: dict) -> str:
 
 
 def verdict(kept: dict, world: str) -> str:
-    """Which kinds are shown to help or to harm in a world, and at which shares. A gain of fewer than `FEWEST` seeds says
-    nothing of a kind, however narrow its interval over trials."""
+    """Which kinds are shown to help or to harm in a world, and at which shares. A gain of fewer than `FEWEST` seeds
+    shows nothing of a kind, however narrow its interval over trials."""
     of_world = {name: gain for name, gain in kept["gain over none"].items() if name.startswith(f"{world} |")}
     if not of_world:
         return "Nothing to compare with yet."
