@@ -63,7 +63,7 @@ def executed(stage):
     picture, file = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8), io.BytesIO()
     Image.fromarray(picture).save(file, "png")
     png = base64.b64encode(file.getvalue()).decode()
-    table = pd.DataFrame({"class": [HOSTILE], "caption": [HOSTILE]})
+    table = pd.DataFrame({"class": [HOSTILE], "caption": [HOSTILE], "CA": ["0.5 [0.4, 0.6]"]})
     outputs = [
         new_output("stream", name="stdout", text=f"predicted: {HOSTILE}"),
         new_output("stream", name="stderr", text="100%|#######| progress"),
@@ -71,6 +71,7 @@ def executed(stage):
         new_output("display_data", data={"image/png": png, "text/html": "<b>choose</b>", "text/plain": "Figure"}),
     ]
     cells = [
+        new_markdown_cell("Imports.", metadata={"tags": ["plumbing"]}),
         new_markdown_cell(f"# {NOTEBOOKS[stage]}\n\nSee [02](02_lmm_pretraining.ipynb)."),
         new_markdown_cell("Inline $x_t$ and\n\n$$L = \\frac{1}{d}\\lVert f \\rVert_2^2 \\tag{2}$$"),
         new_code_cell("kept = 1", outputs=outputs),
@@ -122,12 +123,19 @@ def test_formulas_are_drawn_by_the_browser(written):
     assert inline.select("msub")
 
 
+def test_an_interval_in_a_table_stays_on_one_line(written):
+    cells = soup(next((written / "pages").glob("*fusion.html"))).select("td")
+    assert "0.5 [0.4,\N{NO-BREAK SPACE}0.6]" in [cell.text for cell in cells]
+
+
 def test_progress_bars_and_hidden_cells_are_left_out_and_pictures_are_smaller(written):
     page = soup(next((written / "pages").glob("*fusion.html")))
     assert "progress" not in page.text and "hidden = 1" not in page.text and "kept = 1" in page.text
+    assert "Imports." not in page.text
     before = executed("fusion")
     after = pages.cleaned(executed("fusion"))
-    sizes = [len(notebook.cells[2].outputs[-1].data["image/png"]) for notebook in (before, after)]
+    pictures = [next(cell for cell in made.cells if cell.cell_type == "code").outputs[-1] for made in (before, after)]
+    sizes = [len(picture.data["image/png"]) for picture in pictures]
     assert sizes[1] < 0.6 * sizes[0]
 
 

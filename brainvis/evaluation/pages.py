@@ -28,8 +28,9 @@ from brainvis.graph import NOTEBOOKS, SUMMARIES, notebook_of
 from brainvis.study import Product, Study
 from brainvis.study.product import read_product
 
+INTERVAL = re.compile(r"\[([-+.\d]+), ([-+.\d]+)\]")  # in a cell of a table: stays on one line
 COLOURS = 256  # of a picture in a page: a third of the size, without a visible difference
-TAGS = {"remove_input_tags": {"plumbing"}}  # imports, saving results: their output stays
+PLUMBING = "plumbing"  # tag of imports and saving results: pages hide their code, not its output, and words about them
 OPTIONS = {"exclude_input_prompt": True, "exclude_output_prompt": True}
 PRIORITY = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets
 # Columns of the index: the first of these scores that a run has.
@@ -137,7 +138,9 @@ def _notebook_file(product: Product) -> Path:
 
 
 def cleaned(notebook: NotebookNode, markdown: bool = False) -> NotebookNode:
-    """A notebook without progress bars and with smaller pictures; in Markdown, pictures replace HTML next to them."""
+    """A notebook without progress bars and words about hidden cells, and with smaller pictures; in Markdown, pictures
+    replace HTML next to them."""
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type != "markdown" or not _is_plumbing(cell)]
     for cell in notebook.cells:
         kept = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
         for output in kept:
@@ -155,6 +158,7 @@ def html_page(notebook: NotebookNode, beside=lambda link: link) -> str:
     """A notebook as one HTML file; `beside` maps the name of a linked notebook to a page."""
     body, _ = Page(config=_config(Page), template_name="basic").from_notebook_node(notebook)
     body = re.sub(r'href="([^"/:]+)\.ipynb', lambda found: f'href="{beside(found[1])}', body)
+    body = re.sub(r"<td[^>]*>[^<]*</td>", lambda cell: INTERVAL.sub("[\\1,\N{NO-BREAK SPACE}\\2]", cell[0]), body)
     heading = next((cell.source for cell in notebook.cells if cell.source.lstrip().startswith("# ")), "# notebook")
     title = heading.lstrip().splitlines()[0].lstrip("# ")
     code = HtmlFormatter().get_style_defs(".highlight")
@@ -204,6 +208,11 @@ def _smaller(png: str) -> str:
     return base64.b64encode(min(before, kept.getvalue(), key=len)).decode()
 
 
+def _is_plumbing(cell: NotebookNode) -> bool:
+    """Of interest to those who run the notebook alone."""
+    return PLUMBING in cell.metadata.get("tags", [])
+
+
 def _is_widget(output: NotebookNode) -> bool:
     """A progress bar, which shows nothing without its kernel."""
     return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
@@ -213,7 +222,7 @@ def _config(exporter: type) -> Config:
     common = {**OPTIONS, "preprocessors": ["nbconvert.preprocessors.TagRemovePreprocessor"]}
     return Config({
         exporter.__name__: common,
-        "TagRemovePreprocessor": TAGS | {"enabled": True},
+        "TagRemovePreprocessor": {"remove_input_tags": {PLUMBING}, "enabled": True},
         "NbConvertBase": {"display_data_priority": PRIORITY},
     })  # fmt: skip
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pretraining import KINDS, KINDS_AND_ORIGINS, STEPS, WORLDS
+from pretraining import FEW_LABELS, KINDS, KINDS_AND_ORIGINS, STEPS, WORLDS
 
 from brainvis.evaluation.bootstrap import LEAST_P, holm, mean_difference, mean_interval, p_text
 from brainvis.evaluation.publication import METADATA
@@ -113,7 +113,7 @@ def text(kept: dict, parts: list[dict]) -> str:
     sections = [INTRODUCTION.format(chance=chance, seeds=seeds), "![what pre-training is worth](pretraining.png)"]
     for world in WORLDS:
         if lines := _table(kept, world):
-            sections += [f"## {world.replace('_', ' ').capitalize()}", to_markdown(pd.DataFrame(lines)).rstrip()]
+            sections += [f"## {_world(world).capitalize()}", to_markdown(pd.DataFrame(lines)).rstrip()]
             sections += [verdict(kept, world)]
     sections += ["## What it did to the encoder", _of_encoders(kept)]
     return "\n\n".join(sections) + "\n"
@@ -169,7 +169,7 @@ def _of_encoders(kept: dict) -> str:
             cells = {title: f"{found[key]:.3f}" for key, title in titles.items() if not pd.isna(found.get(key, np.nan))}
             error = found.get("regression", np.nan) / found.get("regression_of_mean", np.nan)
             cells |= {} if pd.isna(error) else {"error / that of the mean": f"{error:.2f}"}
-            lines.append({"world": world.replace("_", " "), "pre-training": KINDS_AND_ORIGINS[kind]} | cells)
+            lines.append({"world": _world(world), "pre-training": KINDS_AND_ORIGINS[kind]} | cells)
     return to_markdown(pd.DataFrame(lines)).rstrip()
 
 
@@ -177,29 +177,41 @@ def _of_encoders(kept: dict) -> str:
 
 
 def figure(kept: dict, chance: float) -> Figure:
-    """Accuracy by share of labels and kind; gain of LMM over none with all labels, by world."""
-    drawn, (left, right) = panels(1, 2, height=3.8, width=11)
-    for place, (kind, colour) in enumerate(zip(KINDS, PALETTE, strict=False)):
-        names = {share: f"interleaved | {kind} | {share:g}" for share in STEPS}
-        points = {share: kept["accuracy"][name] for share, name in names.items() if name in kept["accuracy"]}
-        x = 100 * np.array(list(points)) * 1.04 ** (place - 2.5)  # beside each other
-        _bars(left, x, list(points.values()), colour, f"{KINDS[kind]} (seeds: {_count(points)})")
-    chance_line(left, chance)
-    left.set(xscale="log", xlabel="labelled trials (%)", ylabel="test accuracy (%)", title="fine-tuned time branch")
-    left.set_xticks([100 * share for share in STEPS], [f"{100 * share:g}" for share in STEPS])
-    left.minorticks_off()
-    left.legend(fontsize=7)
+    """Accuracy by share of labels and kind, in two worlds; gain of LMM over none with all labels, in all worlds."""
+    drawn, (first, second, last) = panels(1, 3, height=3.8, width=15)
+    for axes, world in zip((first, second), FEW_LABELS, strict=True):
+        _shares(axes, kept, world, chance)
     worlds = {world: kept["gain over none"].get(f"{world} | lmm | 1") for world in WORLDS}
     worlds = {world: gain for world, gain in worlds.items() if gain}
     for place, gain in enumerate(worlds.values()):
         value, low, high = (100 * gain[key] for key in ("value", "low", "high"))
-        right.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o", color=PALETTE[0], capsize=3)
-    right.axvline(0, color="black", linewidth=1)
-    labels = [f"{world.replace('_', ' ')} (seeds: {len(gain['seeds'])})" for world, gain in worlds.items()]
-    right.set_yticks(range(len(worlds)), labels)
-    right.set_ylim(len(worlds) - 0.5, -0.5)
-    right.set(xlabel="LMM as released - no pre-training (points)", ylabel="recording", title="all labels")
+        last.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o", color=PALETTE[0], capsize=3)
+    last.axvline(0, color="black", linewidth=1)
+    labels = [f"{_world(world)} (seeds: {len(gain['seeds'])})" for world, gain in worlds.items()]
+    last.set_yticks(range(len(worlds)), labels)
+    last.set_ylim(len(worlds) - 0.5, -0.5)
+    last.set(xlabel="LMM as released - no pre-training (points)", ylabel="recording", title="all labels")
     return drawn
+
+
+def _shares(axes: Axes, kept: dict, world: str, chance: float) -> None:
+    """Accuracy by share of labels in a world, a line for each kind."""
+    for place, (kind, colour) in enumerate(zip(KINDS, PALETTE, strict=False)):
+        names = {share: f"{world} | {kind} | {share:g}" for share in STEPS}
+        points = {share: kept["accuracy"][name] for share, name in names.items() if name in kept["accuracy"]}
+        x = 100 * np.array(list(points)) * 1.04 ** (place - 2.5)  # beside each other
+        if points:
+            _bars(axes, x, list(points.values()), colour, f"{KINDS[kind]} (seeds: {_count(points)})")
+    chance_line(axes, chance)
+    axes.set(xscale="log", xlabel="labelled trials (%)", ylabel="test accuracy (%)", title=_world(world))
+    axes.set_xticks([100 * share for share in STEPS], [f"{100 * share:g}" for share in STEPS])
+    axes.minorticks_off()
+    axes.legend(fontsize=7)
+
+
+def _world(name: str) -> str:
+    """A world as people read it: "block, drift 0.5, no signal"."""
+    return name.replace("_no_signal", ", no signal").replace("_drift_", ", drift ")
 
 
 def _count(points: dict) -> str:
