@@ -71,11 +71,29 @@ def test_what_is_said_of_a_gain_follows_from_its_p(study):
         gain = {"value": 0.1, "low": 0.05, "high": 0.15, "p": p, "p_holm": p, "family": 1, "seeds": [0, 1, 2]}
         return {"gain over none": {"interleaved | lmm | 1": gain}}
 
-    assert "shown to help, LMM as released (100%); shown to harm, none." in study.verdict(kept(0.01), "interleaved")
-    assert "shown to help, none; shown to harm, none." in study.verdict(kept(0.2), "interleaved")
+    assert "Shown to help: LMM as released (100%). Shown to harm: none." in study.verdict(kept(0.01), "interleaved")
+    assert "Shown to help: none. Shown to harm: none." in study.verdict(kept(0.2), "interleaved")
     few = kept(0.01)
     few["gain over none"]["interleaved | lmm | 1"]["seeds"] = [0, 1]
+    assert study.verdict(few, "interleaved").startswith("Too few seeds to judge")
+    few["gain over none"]["interleaved | lmm | 0.5"] = kept(0.01)["gain over none"]["interleaved | lmm | 1"]
     assert "1 more have fewer seeds and are not judged" in study.verdict(few, "interleaved")
+
+
+def test_what_is_said_of_the_probes_holds_in_every_seed_and_of_both_readouts(study):
+    def probes(before, after):
+        return {"mean_of_units": {"seeds": [0, 1], "before": before, "after": after},
+                "all_units": {"seeds": [0, 1], "before": [0.1, 0.1], "after": [0.3, 0.3]}}  # fmt: skip
+
+    more = study.learned({"block_drift_1": probes([0.2, 0.2], [0.4, 0.6])})
+    assert "reads **more** after LMM" in more and "**less**" not in more
+    assert "- *block, drift 1* (seeds: 2): mean over units 0.200 to 0.500, all units 0.100 to 0.300" in more
+    mixed = study.learned({"block": probes([0.2, 0.2], [0.4, 0.1])})
+    assert "reads **more or less** after LMM, by readout and seed" in mixed
+    kept = study.probes([json.loads(file.read_text()) for file in sorted(study.folder.glob("*.json"))])
+    part = json.loads((study.folder / "lmm-1-interleaved.json").read_text())
+    of = kept["interleaved"]["all_units"]
+    assert (of["before"][1], of["after"][1]) == (part["probe_before"]["all_units"], part["probe"]["all_units"])
 
 
 def test_a_share_of_the_labels_has_every_class_and_whole_pictures(study):

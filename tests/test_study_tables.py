@@ -16,7 +16,8 @@ from brainvis.files.once import unchanging
 from brainvis.graph import Choice, stage_named
 
 TOPS = ("top1", "top3", "top5", "macro_f1", "seconds", "parameters")
-PICTURES = ("generation_accuracy", "inception_score", "fid", "attributes.position", "attributes.size")
+ATTRIBUTES = tuple(f"attributes.{name}" for name in ("position", "size", "background"))
+PICTURES = ("generation_accuracy", "inception_score", "fid", *ATTRIBUTES)
 LABELS = np.arange(12) // 3
 
 
@@ -33,7 +34,8 @@ def made_up(stage, subject, rng):
         return made | {"scores": {"retrieval.caption within class.top1": rng.random()}}
     if stage == "generation":
         kinds, paths = ("semantic", "refined"), (*PICTURES, "pixel_correlation")
-        trials = {f"{kind}.generation_accuracy": np.round(rng.random(12), 4).tolist() for kind in kinds}
+        known = ("generation_accuracy", *ATTRIBUTES)
+        trials = {f"{kind}.{name}": np.round(rng.random(12), 4).tolist() for kind in kinds for name in known}
     else:
         kinds, paths = (
             ("fused", "time", "frequency", "late", "baselines.band_power") if stage == "fusion" else ("test",),

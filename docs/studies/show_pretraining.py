@@ -24,6 +24,10 @@ from brainvis.plots.style import PALETTE, chance_line, panels
 
 LEVEL = 0.05
 FEWEST = 3  # seeds of a comparison that is judged in words
+READOUTS = {"mean_of_units": "mean over units", "all_units": "all units"}
+PROBED = """A linear probe of the class, cross-validated in the training part, on the encoder before and after LMM as
+released, without any fine-tuning. LMM sees no labels. Where classes were recorded in blocks under slow drift, the time
+of recording tells the class; without signal nothing else does. Means over seeds:"""
 INTRODUCTION = """# What pre-training is worth
 
 The time branch of preset `demo` on the **phantom**, which is no brain data, fine-tuned after each kind of pre-training;
@@ -37,6 +41,7 @@ def show(folder: Path, output: Path) -> None:
     if not parts:
         sys.exit(f"{folder} has no results yet: run snakemake pretraining_study")
     kept = {"accuracy": accuracies(parts), "gain over none": gains(parts), "encoder": encoders(parts)}
+    kept["probes"] = probes(parts)
     write_json(output / "pretraining.json", kept)
     write_aside(output / "pretraining.md", lambda path: path.write_text(text(kept, parts), encoding="utf-8"))
     drawn = figure(kept, 100 / len(set(parts[0]["labels"])))
@@ -103,6 +108,17 @@ def encoders(parts: list[dict]) -> dict[str, dict[str, float]]:
     return {name: pd.DataFrame(seeds).mean().to_dict() for name, seeds in rows.items()}
 
 
+def probes(parts: list[dict]) -> dict[str, dict]:
+    """Linear probes of the class before and after LMM as released, by world and readout: each seed's accuracy."""
+    found: dict[str, dict] = {}
+    for part in (part for part in parts if part["kind"] == "lmm"):
+        for readout, before in part["probe_before"].items():
+            of = found.setdefault(part["world"], {}).setdefault(readout, {"seeds": [], "before": [], "after": []})
+            for key, value in (("seeds", part["seed"]), ("before", before), ("after", part["probe"][readout])):
+                of[key].append(value)
+    return {world: found[world] for world in WORLDS if world in found}
+
+
 # Words
 
 
@@ -115,6 +131,7 @@ def text(kept: dict, parts: list[dict]) -> str:
         if lines := _table(kept, world):
             sections += [f"## {_world(world).capitalize()}", to_markdown(pd.DataFrame(lines)).rstrip()]
             sections += [verdict(kept, world)]
+    sections += ["## Does LMM learn the time of recording?", learned(kept["probes"])]
     sections += ["## What it did to the encoder", _of_encoders(kept)]
     return "\n\n".join(sections) + "\n"
 
@@ -152,10 +169,35 @@ def verdict(kept: dict, world: str) -> str:
             _, kind, share = name.split(" | ")
             said["helps" if gain["value"] > 0 else "harms"].append(f"{KINDS_AND_ORIGINS[kind]} ({float(share):.0%})")
     helps, harms = (", ".join(said[which]) or "none" for which in ("helps", "harms"))
-    told = f"Of {len(judged)} comparisons with at least {FEWEST} seeds: shown to help, {helps}; shown to harm, {harms}."
     left = len(of_world) - len(judged)
-    told += f" {left} more have fewer seeds and are not judged." if left else ""
-    return f"{told} p-values are corrected for all {len(of_world)}."
+    if not judged:
+        return f"Too few seeds to judge: a comparison needs {FEWEST}."
+    told = (
+        f"Shown to help: {helps}. Shown to harm: {harms}. Comparisons: {len(judged)}, of at least {FEWEST} seeds each"
+    )
+    told += f"; {left} more have fewer seeds and are not judged." if left else "."
+    return f"{told} p-values are corrected for {len(of_world)}." if len(of_world) > 1 else told
+
+
+def learned(probes: dict[str, dict]) -> str:
+    """In which worlds a linear probe of the class reads more, or less, after LMM: in every seed, of both readouts."""
+    told = {"more": [], "less": [], "more or less": []}
+    for world, readouts in probes.items():
+        pairs = [pair for of in readouts.values() for pair in zip(of["before"], of["after"], strict=True)]
+        more, less = all(a > b for b, a in pairs), all(a < b for b, a in pairs)
+        seeds = len(next(iter(readouts.values()))["seeds"])
+        means = (
+            f"{READOUTS[readout]} {np.mean(of['before']):.3f} to {np.mean(of['after']):.3f}"
+            for readout, of in readouts.items()
+        )
+        line = f"- *{_world(world)}* (seeds: {seeds}): {', '.join(means)}"
+        told["more" if more else "less" if less else "more or less"].append(line)
+    said = [PROBED]
+    for which, lines in told.items():
+        if lines:
+            where = "by readout and seed" if which == "more or less" else "of both readouts and in every seed"
+            said.append(f"The probe reads **{which}** after LMM, {where}:\n\n" + "\n".join(lines))
+    return "\n\n".join(said)
 
 
 def _of_encoders(kept: dict) -> str:
@@ -177,21 +219,50 @@ def _of_encoders(kept: dict) -> str:
 
 
 def figure(kept: dict, chance: float) -> Figure:
-    """Accuracy by share of labels and kind, in two worlds; gain of LMM over none with all labels, in all worlds."""
-    drawn, (first, second, last) = panels(1, 3, height=3.8, width=15)
-    for axes, world in zip((first, second), FEW_LABELS, strict=True):
-        _shares(axes, kept, world, chance)
+    """Accuracy by share of labels and kind, in two worlds; of LMM in all worlds, the gain over none with all labels and
+    the probe before and after."""
+    drawn, axes = panels(2, 2, height=7.6, width=11)
+    for place, world in zip(axes[0], FEW_LABELS, strict=True):
+        _shares(place, kept, world, chance)
+    _gains(axes[1, 0], kept)
+    _probes(axes[1, 1], kept["probes"], chance)
+    return drawn
+
+
+def _gains(axes: Axes, kept: dict) -> None:
     worlds = {world: kept["gain over none"].get(f"{world} | lmm | 1") for world in WORLDS}
     worlds = {world: gain for world, gain in worlds.items() if gain}
     for place, gain in enumerate(worlds.values()):
         value, low, high = (100 * gain[key] for key in ("value", "low", "high"))
-        last.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o", color=PALETTE[0], capsize=3)
-    last.axvline(0, color="black", linewidth=1)
-    labels = [f"{_world(world)} (seeds: {len(gain['seeds'])})" for world, gain in worlds.items()]
-    last.set_yticks(range(len(worlds)), labels)
-    last.set_ylim(len(worlds) - 0.5, -0.5)
-    last.set(xlabel="LMM as released - no pre-training (points)", ylabel="recording", title="all labels")
-    return drawn
+        axes.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o", color=PALETTE[0], capsize=3)
+    axes.axvline(0, color="black", linewidth=1)
+    _rows(axes, [f"{_world(world)} (seeds: {len(gain['seeds'])})" for world, gain in worlds.items()])
+    axes.set(xlabel="LMM as released - no pre-training (points)", title="fine-tuned, all labels")
+
+
+def _probes(axes: Axes, probes: dict[str, dict], chance: float) -> None:
+    """A row a world: each seed's probe of all units before (hollow) and after LMM (filled); `chance` in percent."""
+    for place, readouts in enumerate(probes.values()):
+        of = readouts["all_units"]
+        for before, after in zip(of["before"], of["after"], strict=True):
+            axes.annotate(
+                "", (100 * after, place), (100 * before, place), arrowprops={"arrowstyle": "->", "alpha": 0.4}
+            )
+        for values, filled in ((of["before"], "none"), (of["after"], PALETTE[0])):
+            label = None if place else "after LMM" if filled != "none" else "before"
+            rows, shown = np.full(len(values), place), 100 * np.array(values)
+            axes.plot(shown, rows, "o", color=PALETTE[0], markerfacecolor=filled, markersize=5, label=label)
+    axes.axvline(chance, color="grey", linestyle="--", linewidth=1, label=f"chance ({chance:g})")
+    _rows(axes, [_world(world) for world in probes])
+    axes.set(xlabel="linear probe of the class, all units (%)", title="before fine-tuning, one mark a seed")
+    axes.set_xlim(left=0)
+    axes.legend(fontsize=7, loc="upper right")
+
+
+def _rows(axes: Axes, labels: list[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_ylabel("recording")
 
 
 def _shares(axes: Axes, kept: dict, world: str, chance: float) -> None:
@@ -206,7 +277,8 @@ def _shares(axes: Axes, kept: dict, world: str, chance: float) -> None:
     axes.set(xscale="log", xlabel="labelled trials (%)", ylabel="test accuracy (%)", title=_world(world))
     axes.set_xticks([100 * share for share in STEPS], [f"{100 * share:g}" for share in STEPS])
     axes.minorticks_off()
-    axes.legend(fontsize=7)
+    axes.set_ylim(top=1.35 * axes.get_ylim()[1] if len(axes.lines) > 4 else None)  # room for the names
+    axes.legend(fontsize=7, loc="upper left")
 
 
 def _world(name: str) -> str:

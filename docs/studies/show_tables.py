@@ -23,7 +23,18 @@ from brainvis.plots.style import COLOUR_OF, PALETTE, panels
 TABLES = yaml.safe_load(Path(__file__).with_name("tables.yml").read_text(encoding="utf-8"))["tables"]
 POINTS = 100  # of a share
 GREY = COLOUR_OF["chance"]
-SHARES = ("top-1", "top-3", "top-5", "F1", "GA", "position", "size", "caption within class", "pixel correlation")
+SHARES = (
+    "top-1",
+    "top-3",
+    "top-5",
+    "F1",
+    "GA",
+    "position",
+    "size",
+    "background",
+    "caption within class",
+    "pixel correlation",
+)
 SWEEPS = {  # table -> measure that is drawn, and its axis
     "table6": ("top-1", "test accuracy, time branch (%)"),
     "masks": ("top-1", "test accuracy, time branch (%)"),

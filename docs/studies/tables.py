@@ -27,8 +27,11 @@ from torch import Tensor
 from brainvis.data.dataset import EEGDataset
 from brainvis.evaluation.bootstrap import holm, mean_difference, mean_interval
 from brainvis.evaluation.joining import late_fusion
+from brainvis.evaluation.judges import judges_of
+from brainvis.evaluation.pictures import Pictures, ask
 from brainvis.evaluation.report import to_csv
 from brainvis.files import ROOT, read_json, write_aside, write_json
+from brainvis.generation import load_generator
 from brainvis.graph import Choice, mark, stage_named, stage_of_branch
 from brainvis.models import new_encoder
 from brainvis.models.encoder import classification_objective
@@ -87,6 +90,7 @@ def measured(study: Study, stage: str) -> dict:
         for kind in ("semantic", "refined"):
             if (accuracy := product.arrays.get(f"accuracy_{kind}")) is not None:
                 trials[f"{kind}.generation_accuracy"] = [round(value, 4) for value in accuracy.tolist()]
+        trials |= recovered(study, product, scores)
     elif stage == "alignment":
         tested = product.arrays["trials"]
     else:
@@ -97,6 +101,25 @@ def measured(study: Study, stage: str) -> dict:
     who = study.subject if stage_named(stage).of_subject else 0
     made = {"stage": stage, "subject": who, "fingerprint": study.fingerprint(stage), "scores": scores, "chance": chance}
     return made | ({"trials": trials, **shown} if trials else {})
+
+
+def recovered(study: Study, product: Product, scores: dict[str, float]) -> dict[str, list[float]]:
+    """The share of each test trial's pictures that have an attribute of the picture shown, such as its position."""
+    kinds = [kind for kind in ("semantic", "refined") if kind in product.arrays]
+    judge = judges_of(load_generator(study.backbone)).classifier
+    sets = (Pictures(product.arrays[kind].numpy()) for kind in (*kinds, "truth"))
+    *made, shown = ask(judge, *sets) if judge else [{}]
+    found = {}
+    for kind, said in zip(kinds, made, strict=False):
+        for attribute in said.keys() - {"class", "features"}:
+            agree = said[attribute].argmax(-1) == shown[attribute].argmax(-1)[:, None]  # (trial, sample)
+            name, value = f"{kind}.attributes.{attribute}", agree.double().mean().item()
+            if abs(value - scores[name]) > 1e-6:
+                sys.exit(
+                    f"{product.folder}: {name} of the saved pictures is {value:.4f}, the run says {scores[name]:.4f}"
+                )
+            found[name] = agree.double().mean(1).tolist()
+    return found
 
 
 def of_branches(study: Study, data: EEGDataset, tested: Tensor) -> dict[str, Tensor]:
