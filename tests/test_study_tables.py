@@ -41,7 +41,9 @@ def made_up(stage, subject, rng):
             ("fused", "time", "frequency", "late", "baselines.band_power") if stage == "fusion" else ("test",),
             TOPS,
         )
-        trials = {f"{kind}.top1": rng.integers(0, 2, 12).tolist() for kind in kinds if kind != "baselines.band_power"}
+        hits = [f"{kind}.top1" for kind in kinds if kind != "baselines.band_power"]
+        hits += ["test.first word", "test.second word"] * (kinds == ("test",))
+        trials = {name: rng.integers(0, 2, 12).tolist() for name in hits}
     scores = {f"{kind}.{path}": rng.random() for kind in kinds for path in paths}
     made |= {"scores": scores, "chance": dict.fromkeys(trials, 0.25), "trials": trials}
     return made | {"images": list(range(12)), "labels": LABELS.tolist()}

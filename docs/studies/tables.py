@@ -24,6 +24,7 @@ import pandas as pd
 import yaml
 from torch import Tensor
 
+from brainvis.data.classes import attribute_hits, class_attributes
 from brainvis.data.dataset import EEGDataset
 from brainvis.evaluation.bootstrap import holm, mean_difference, mean_interval
 from brainvis.evaluation.joining import late_fusion
@@ -95,8 +96,8 @@ def measured(study: Study, stage: str) -> dict:
         tested = product.arrays["trials"]
     else:
         tested = data.partition(study.protocol).test
-        right, more = of_branch(study, data, stage, product)
-        trials["test.top1"], scores = right, scores | more
+        trials, more = of_branch(study, data, stage, product)
+        scores |= more
     shown = {"images": data.images[tested].tolist(), "labels": data.labels[tested].tolist()}
     who = study.subject if stage_named(stage).of_subject else 0
     made = {"stage": stage, "subject": who, "fingerprint": study.fingerprint(stage), "scores": scores, "chance": chance}
@@ -131,24 +132,31 @@ def of_branches(study: Study, data: EEGDataset, tested: Tensor) -> dict[str, Ten
     return found | {"late": late_fusion(found.values())}
 
 
-def of_branch(study: Study, data: EEGDataset, stage: str, product: Product) -> tuple[list[int], dict[str, float]]:
-    """Which test trials a branch by itself names rightly; its size, and how long one epoch of its training takes."""
+def of_branch(study: Study, data: EEGDataset, stage: str, product: Product) -> tuple[dict[str, list], dict[str, float]]:
+    """Which test trials a branch alone names correctly, and each word of their names; its size, and how long one epoch
+    of its training takes."""
     branch = "time" if stage == stage_of_branch("time") else stage.removesuffix("_branch")
     model = new_encoder(branch, study.configuration, **data.signature, n_outputs=len(data.class_names))
     partition = data.partition(study.protocol)
     study.load_branch(branch, model)
-    right = predict(model, data.view(partition.test)).argmax(1) == data.labels[partition.test]
-    found = right.double().mean().item()
-    if abs(found - product.metrics["test"]["top1"]["value"]) > 2 / len(right):
+    predicted, labels = predict(model, data.view(partition.test)).argmax(1), data.labels[partition.test]
+    hits = {"test.top1": predicted == labels}
+    hits |= {
+        f"test.{place}": attribute_hits(predicted, labels, words)
+        for place, words in class_attributes(data.class_names).items()
+    }
+    trials = {name: of.int().tolist() for name, of in hits.items()}
+    found = (predicted == labels).double().mean().item()
+    if abs(found - product.metrics["test"]["top1"]["value"]) > 2 / len(labels):
         sys.exit(f"{product.folder}: the saved weights read {found:.4f} of the test trials, not what the run says")
     if branch == "time":
-        return right.int().tolist(), {}
+        return trials, {}
     training = study.configuration.frequency.training
     timed = [[data.view(part), data.labels[part]] for part in (partition.train, partition.validation)]
     brief = replace(training, epochs=EPOCHS_TIMED)
     history = fit(model, classification_objective, *timed, brief, name="timing", seed=study.seed)
     size = sum(weight.numel() for weight in model.parameters()) / 1e6
-    return right.int().tolist(), {"test.parameters": size, "test.seconds": history.seconds / EPOCHS_TIMED}
+    return trials, {"test.parameters": size, "test.seconds": history.seconds / EPOCHS_TIMED}
 
 
 def _scores(metrics: dict, path: str = "") -> Iterator[tuple[str, dict]]:
