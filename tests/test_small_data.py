@@ -153,7 +153,7 @@ def test_where_no_baseline_is_above_chance_that_is_said(tmp_path):
     data = load_dataset("recordings", tmp_path)
     partition = data.partition("clean")
     scores = baselines.scored(baselines.baselines(data, partition, 30.0), data.labels[partition.test])
-    assert baselines.verdict(scores).startswith("NOTHING TO LEARN is shown for this amount of data: none of 3")
+    assert baselines.verdict(scores).startswith("NOTHING TO LEARN, as far as this amount of data shows: none of 3")
 
 
 def test_a_flicker_that_the_signal_cannot_hold_is_refused(oddball):
