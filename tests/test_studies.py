@@ -75,7 +75,7 @@ def test_what_is_said_of_a_gain_follows_from_its_p(study):
     assert "shown to help, none; shown to harm, none." in study.verdict(kept(0.2), "interleaved")
     few = kept(0.01)
     few["gain over none"]["interleaved | lmm | 1"]["seeds"] = [0, 1]
-    assert "1 more have fewer seeds and are not judged" in study.verdict(few, "interleaved")
+    assert "Not judged, with fewer seeds: 1." in study.verdict(few, "interleaved")
 
 
 def test_a_share_of_the_labels_has_every_class_and_whole_pictures(study):

@@ -26,8 +26,9 @@ LEVEL = 0.05
 FEWEST = 3  # seeds of a comparison that is judged in words
 INTRODUCTION = """# What pre-training is worth
 
-The time branch of preset `demo` on the **phantom**, which is no brain data, fine-tuned after each kind of pre-training;
-accuracy on test trials, chance {chance:.3f}. Seeds: {seeds}. Brackets hold 95 % intervals over seeds and pictures.
+The time branch of preset `demo` on the **phantom**, which is not brain data, fine-tuned after each kind of
+pre-training; accuracy on test trials, chance {chance:.3f}. Seeds: {seeds}. Brackets hold 95 % intervals over seeds and
+pictures.
 """
 
 
@@ -144,7 +145,7 @@ def verdict(kept: dict, world: str) -> str:
     shows nothing of a kind, however narrow its interval over trials."""
     of_world = {name: gain for name, gain in kept["gain over none"].items() if name.startswith(f"{world} |")}
     if not of_world:
-        return "Nothing to compare with yet."
+        return "There is nothing to compare yet."
     judged = {name: gain for name, gain in of_world.items() if len(gain["seeds"]) >= FEWEST}
     said = {"helps": [], "harms": []}
     for name, gain in judged.items():
@@ -154,7 +155,7 @@ def verdict(kept: dict, world: str) -> str:
     helps, harms = (", ".join(said[which]) or "none" for which in ("helps", "harms"))
     told = f"Of {len(judged)} comparisons with at least {FEWEST} seeds: shown to help, {helps}; shown to harm, {harms}."
     left = len(of_world) - len(judged)
-    told += f" {left} more have fewer seeds and are not judged." if left else ""
+    told += f" Not judged, with fewer seeds: {left}." if left else ""
     return f"{told} p-values are corrected for all {len(of_world)}."
 
 
