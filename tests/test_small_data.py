@@ -320,7 +320,7 @@ def test_the_page_is_written_from_runs_and_says_what_their_numbers_say(tmp_path,
     metrics = {"fused_is": "late fusion", "compared_on": "validation, n = 40"}
     runs = [SimpleNamespace(results=results, arrays=arrays, metrics=metrics)]
     told = study["told"](runs)
-    assert "The best network, fused, reads 0.000, below the interval of the best baseline" in told
+    assert "The best network, fused, reaches 0.000, below the interval of the best baseline" in told
     assert "late fusion 1" in told and "Seeds: 3. Machine: a machine" in told
     assert "from the place in the session: 1.000, above chance (0.500)" in told
     page = tmp_path / "page.md"

@@ -36,8 +36,8 @@ def runs(tmp_path, monkeypatch):
         ({"ablation": "no_tim"}, "no_time"),
         ({"preset": "big"}, "paper, demo, smoke"),
         ({"protocol": "dirty"}, "clean, paper"),
-        ({"seed": -1}, "from 0 on"),
-        ({"seed": 1.5}, "from 0 on"),
+        ({"seed": -1}, "at least 0 and below"),
+        ({"seed": 1.5}, "whole number, at least 0"),
         ({"backbone": "sd99"}, "phantom"),
     ],
 )
