@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # BRAINVIS_RUNS if the checkout is read-only.
 reproduce: .venv/installed
 	@started=$$(date +%s); where=.; test -w . || \
-	where="$${BRAINVIS_RUNS:?this checkout is read-only: name a folder that can be written in BRAINVIS_RUNS}"; \
+	where="$${BRAINVIS_RUNS:?this checkout is read-only: set BRAINVIS_RUNS to a writable folder}"; \
 	python -m snakemake table --directory "$$where" --cores $(CORES) --quiet all $(ARGS) || \
 	{ echo "Stopped. The error is above, or in the newest file in $$where/.snakemake/log." >&2; exit 1; }; \
 	echo && echo "Done in $$(( ($$(date +%s) - started) / 60 )) minutes." && \
@@ -50,7 +50,7 @@ cluster: .venv/installed
 	PYTHONPATH="$(CURDIR)/tests:$$PYTHONPATH" python tests/cluster/slurm.py $(ARGS)
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "brainvis needs Python 3.11 or newer, this is " + sys.version)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "brainvis needs Python 3.11 or newer; this is " + sys.version)'
 	$(PYTHON) -m venv .venv
 
 # Constraints without hashes: the same versions for all, and yet a torch of another build (CPU, other CUDA) will do.

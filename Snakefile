@@ -32,7 +32,7 @@ LATER = {"seeds": [0, 1, 2], "seeds_until": "fusion", "seeds_ablations": ["full"
 
 
 if set("{}") & set(os.getcwd() + str(workflow.basedir)):  # Snakemake takes what is in them for wildcards
-    sys.exit("brainvis: Snakemake cannot work in a folder whose name has { or }; move or rename it")
+    sys.exit("brainvis: Snakemake cannot work in a folder whose path contains { or }; move or rename it")
 
 
 def number(value):  # snakemake hands over the numbers of a list as text
@@ -75,7 +75,7 @@ if not workflow.remote_exec and not workflow.subprocess_exec:
         PLAN.parent.mkdir(exist_ok=True)
         PLAN.write_text(json.dumps([TABLE, *(asdict(job) for job in JOBS.values())]), encoding="utf-8")
     except OSError as wrong:
-        sys.exit(f"brainvis: {wrong}; name a folder that can be written: --directory FOLDER, or BRAINVIS_RUNS and make")
+        sys.exit(f"brainvis: {wrong}; name a writable folder: --directory FOLDER, or BRAINVIS_RUNS with make")
     atexit.register(PLAN.unlink, missing_ok=True)
     os.environ |= {"BRAINVIS_PLAN": str(PLAN), STARTED: str(time.time())}
 

@@ -1,4 +1,4 @@
-"""`python -m brainvis COMMAND`: what is done around the notebooks."""
+"""`python -m brainvis COMMAND`: everything around the notebooks."""
 
 from __future__ import annotations
 
@@ -21,51 +21,57 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m brainvis", description=__doc__.split(": ", 1)[1])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("check", help="which data and weights are here, which are missing, and their sources")
-    command.add_argument("--dataset", choices=DATASETS, default="phantom", help="of the run you have in mind")
-    command.add_argument("--backbone", default="phantom", help="phantom, sd15, or a path")
-    command.add_argument("--deep", action="store_true", help="read all that was made or fetched against its checksums")
+    command = commands.add_parser("check", help="list data and weights: found or missing, and their sources")
+    command.add_argument("--dataset", choices=DATASETS, default="phantom", help="data set of the planned run")
+    command.add_argument("--backbone", default="phantom", help="its backbone: phantom, sd15, or a path")
+    command.add_argument("--deep", action="store_true", help="verify the checksums of everything made or downloaded")
     command.set_defaults(run=_check)
 
-    command = commands.add_parser("caption", help="describe the pictures of a data set, in its captions.json")
+    command = commands.add_parser("caption", help="write captions for the pictures of a data set to captions.json")
     command.add_argument("--dataset", choices=DATASETS, default="eegcvpr40")
     command.add_argument(
-        "--model", default=CAPTIONER, help=f"an image-to-text model: {CAPTIONER} (default), {SMALL_CAPTIONER}, a folder"
+        "--model", default=CAPTIONER, help=f"image-to-text model: {CAPTIONER} (default), {SMALL_CAPTIONER}, or a folder"
     )
-    command.add_argument("--batch-size", type=int, default=8, help="pictures at a time (default 8)")
+    command.add_argument("--batch-size", type=int, default=8, help="pictures per batch (default 8)")
     command.set_defaults(run=_caption)
 
-    command = commands.add_parser("original", help="load the checkpoints that the authors send into a study")
+    command = commands.add_parser("original", help="load the authors' checkpoints into a study")
     command.add_argument(
         "files", nargs="+", metavar="FILE", type=Path, help="the authors' files; see docs/real_data.md"
     )
     _add_choice(command, dataset="eegcvpr40", subject=None, preset="paper", protocol="paper", backbone="sd15")
     command.set_defaults(run=_original)
 
-    command = commands.add_parser("accept", help="keep the runs of a study although their code has changed since")
-    command.add_argument("--reason", required=True, help="why no result changes; recorded in each results.json")
+    command = commands.add_parser("accept", help="keep the runs of a study even though the code has changed")
+    command.add_argument("--reason", required=True, help="why the results stay the same; recorded in each results.json")
     _add_choice(command)
     command.set_defaults(run=_accept)
 
-    command = commands.add_parser("trace", help="where each number or picture of a figure or table comes from")
-    command.add_argument("file", type=Path, metavar="FILE", help="such as figures/classification.png")
+    command = commands.add_parser("trace", help="show where each number or picture in a figure or table comes from")
+    command.add_argument("file", type=Path, metavar="FILE", help="for example figures/classification.png")
     command.set_defaults(run=_trace)
 
-    command = commands.add_parser("pages", help="every executed notebook as a page, and an index of the runs")
+    command = commands.add_parser("pages", help="write every executed notebook as a page, with an index of the runs")
     command.add_argument("folder", type=Path, metavar="FOLDER")
-    command.add_argument("--markdown", action="store_true", help="the notebooks of one study alone, as Markdown")
+    command.add_argument("--markdown", action="store_true", help="write the notebooks of one study only, as Markdown")
     _add_choice(command)
     command.set_defaults(run=_pages)
 
     command = commands.add_parser("readme", help="put the results of the default study into the README")
     command.set_defaults(run=_readme)
 
-    command = commands.add_parser("run", help="run one notebook as snakemake does: alone in its folder, whoever asks")
+    command = commands.add_parser("run", help="run one notebook as snakemake does: one process at a time per folder")
     command.add_argument("notebook", type=Path, metavar="NOTEBOOK")
-    command.add_argument("executed", type=Path, metavar="EXECUTED", help="the notebook with its outputs")
-    command.add_argument("mark", type=Path, metavar="MARK", help="the empty file that says that the run is whole")
+    command.add_argument("executed", type=Path, metavar="EXECUTED", help="path for the notebook with its outputs")
+    command.add_argument("mark", type=Path, metavar="MARK", help="the empty file that marks a complete run")
     command.add_argument(
-        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="as papermill's"
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="as for papermill",
     )
     command.set_defaults(run=_run)
 
@@ -96,14 +102,14 @@ def _check(chosen: argparse.Namespace) -> int:
         from brainvis.evaluation.deep_check import deep_check
 
         count, wrong = deep_check(chosen.dataset, chosen.backbone)
-        print("\n".join(wrong) or f"All {count} runs, files of data and files of weights are what was written.")
+        print("\n".join(wrong) or f"All {count} runs, data files and weight files are intact.")
         return int(bool(wrong))
     items = check(chosen.dataset, chosen.backbone, opened=True)
-    print(f"What dataset={chosen.dataset} backbone={chosen.backbone} needs (another choice: --dataset, --backbone)\n")
+    print(f"What dataset={chosen.dataset} backbone={chosen.backbone} needs (change these with --dataset, --backbone)\n")
     print(as_text(items), end="\n\n")
     lacking = {need: [i.what for i in items if i.need == need and i.state != "found"] for need in ("needed", "useful")}
     if lacking["useful"]:
-        print(f"{len(lacking['useful'])} useful things are missing: what needs them is left out, and said.")
+        print(f"Useful items missing: {len(lacking['useful'])}. The run leaves out what needs them, and says so.")
     if can_start(items):
         print(f"This run can start: {command(chosen.dataset, chosen.backbone)}")
         return 0
@@ -143,7 +149,7 @@ def _pages(chosen: argparse.Namespace) -> int:
     if chosen.markdown:
         print("\n".join(write_markdown(_study(chosen), chosen.folder)))
     else:
-        print(f"{write_pages(chosen.folder)} notebooks: open {chosen.folder / 'index.html'}")
+        print(f"{write_pages(chosen.folder)} notebooks written. Open {chosen.folder / 'index.html'}")
     return 0
 
 
@@ -160,7 +166,7 @@ def _run(chosen: argparse.Namespace) -> int:
     try:
         print(run_notebook(chosen.notebook, chosen.executed, chosen.mark, chosen.parameters))
     except OSError as error:
-        raise BrainvisError(f"{chosen.executed} cannot be made: {error}") from error
+        raise BrainvisError(f"{chosen.executed} cannot be written: {error}") from error
     except Stopped as stopped:
         print(f"brainvis: {stopped}", file=sys.stderr, flush=True)
         os._exit(1)  # at once: papermill's thread would still wait for the ended kernel

@@ -109,7 +109,7 @@ class Choice:
         _check_ablation(self.ablation)
         _check("protocol", self.protocol, PROTOCOLS)
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:  # NumPy's seeds end there
-            raise StudyError(f"seed is {self.seed!r}; it has to be a whole number from 0 on, below {2**32}")
+            raise StudyError(f"seed is {self.seed!r}; it must be a whole number, at least 0 and below {2**32}")
         try:
             list(map(encoder_module, self.configuration.fusion.branches))  # rejects unknown names
         except EncoderError as error:
@@ -117,7 +117,7 @@ class Choice:
         try:
             self._backbone()  # rejects a missing backbone
         except (OSError, ValueError, TypeError, RuntimeError) as error:  # not a path
-            raise StudyError(f"backbone is {str(self.backbone)[:80]!r}, which is no path: {error}") from error
+            raise StudyError(f"backbone is {str(self.backbone)[:80]!r}, which is not a path: {error}") from error
         if not safe_name(self.name):
             raise StudyError(f"backbone {self.backbone!r}: {UNSAFE}")
         _check("subject", self.subject, self.subjects)
@@ -322,7 +322,7 @@ def plan(choices: Sequence[Choice], others: Sequence[Choice] = (), until: str = 
     """All runs that these choices need, and those that `others` need up to the stage `until`, by folder; a shared run
     appears once. StudyError: there is no such stage."""
     jobs: dict[str, Job] = {}
-    _check("the stage up to which other seeds run", until, STAGES)
+    _check("the last stage of the other seeds (seeds_until)", until, STAGES)
     with unchanging():
         for choice, last in [*((choice, None) for choice in choices), *((other, until) for other in others)]:
             end = choice.stages.index(last) + 1 if last in choice.stages else None
@@ -348,7 +348,7 @@ def notebook_of(stage: str) -> str:
 
 def _check(what: str, value: object, allowed) -> None:
     if value not in list(allowed) or isinstance(value, bool):  # a list, because the value may be unhashable
-        raise StudyError(f"{what} is {value!r}; it has to be one of: {', '.join(map(str, allowed))}")
+        raise StudyError(f"{what} is {value!r}; choose one of: {', '.join(map(str, allowed))}")
 
 
 def _check_ablation(ablation: object) -> None:

@@ -93,7 +93,7 @@ def test_one_picture_in_two_classes_is_two_groups():
 
 @pytest.mark.parametrize("wrong", [{"groups": [0, 1]}, {"strata": [0, 1, 2, 3]}])
 def test_groups_that_do_not_fit_are_refused(wrong):
-    with pytest.raises(ValueError, match="3 trials, groups .* give one of each for a trial"):
+    with pytest.raises(ValueError, match="3 trials, groups .* give one of each per trial"):
         mean_interval(np.arange(3.0), **wrong)
     with pytest.raises(ValueError, match="0 trials"):
         mean_interval([])

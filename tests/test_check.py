@@ -48,7 +48,7 @@ def test_the_phantom_can_start_on_an_empty_machine():
     items = check()
     assert can_start(items)
     assert {item.what for item in items if item.need == "needed"} == {
-        "phantom: simulated EEG and pictures, made when first asked for",
+        "phantom: simulated EEG and pictures, made on first use",
         "backbone: phantom",
     }
     assert all(item.need == "-" for item in items if item.state != "found")
@@ -105,9 +105,9 @@ def test_pictures_and_captions_that_are_lacking_are_counted(empty_machine):
     put(folder / "captions.json", b'{"n1_2": "a horse"}')
     put(folder / "image" / "n1" / "n1_3.JPEG")
     (item,) = [item for item in check("eegcvpr40") if item.what == "EEGCVPR40: 1,996 pictures"]
-    assert (item.state, item.place) == ("wrong", "2 of 3 pictures are not in it, n1_1 first")
+    assert (item.state, item.place) == ("wrong", "2 of 3 pictures are missing, the first is n1_1")
     (item,) = [item for item in check("eegcvpr40") if item.what == "EEGCVPR40: captions"]
-    assert (item.state, item.place) == ("WRONG", "2 of 3 pictures have no caption in it")
+    assert (item.state, item.place) == ("WRONG", "2 of 3 pictures have no caption")
     put(folder / "captions.json", b"no JSON")
     assert state(check("eegcvpr40"), "EEGCVPR40: captions") == ("needed", "WRONG")
 
@@ -254,7 +254,7 @@ def test_recordings_can_start_with_the_command_that_is_said(empty_machine, capsy
     (folder / "S8" / "b-eve.fif").write_bytes(b"events")
     assert main(["check", "--dataset", "recordings"]) == 0
     said = capsys.readouterr().out
-    assert "b-eve.fif belongs to no recording" in said and "1 useful things are missing" in said
+    assert "b-eve.fif belongs to no recording" in said and "Useful items missing: 1." in said
     (arguments,) = re.findall(r'make reproduce ARGS="(.*)"', said)
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--quiet", "--directory"]
     environment = os.environ | {"BRAINVIS_RUNS": str(empty_machine / "runs"), "PYTHONPATH": str(ROOT)}

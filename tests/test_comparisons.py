@@ -74,7 +74,7 @@ def test_pictures_are_compared_by_those_a_cascade_ends_with(study, data):
 def test_words_are_points_and_say_what_is_shown(study, data):
     words = in_words(ablation_differences(study, data)).set_index(["measure", "ablation"])
     row = words.loc[("GA", "no_time")]
-    assert row["difference (points)"] == "-50.0 [-50.0, -50.0]" and row["shown"] == "less than the whole method"
+    assert row["difference (points)"] == "-50.0 [-50.0, -50.0]" and row["shown"] == "below the whole method"
     assert row["p, Holm"] == "< 0.003"  # three tests, each with a floor of .001
     assert words.loc[("GA", "no_semantic"), "shown"] == "not shown to differ"
     assert words.loc[("CA top-1", "no_frequency"), "shown"] == "not shown to differ"

@@ -47,7 +47,7 @@ def flip(file):
 
 def test_all_is_well(made, capsys):
     assert main(["check", "--deep"]) == 0
-    assert "All 5 runs, files of data and files of weights" in capsys.readouterr().out
+    assert "All 5 runs, data files and weight files are intact" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_all_is_well(made, capsys):
     [
         ("runs/*/*/*/fusion/fused.safetensors", "Make it again: mkdir -p .* papermill notebooks/04_fusion.ipynb"),
         ("runs/*/*/*/fusion/results.json", "Make it again: "),
-        ("data/phantom/*/captions.json", "made anew when it is next read"),
-        ("data/phantom/*/image/*/*.png", "made anew when it is next read"),
-        ("data/phantom/*/*.safetensors", "made anew when it is next read"),
-        ("data/text_embeddings/*.safetensors", "made anew when it is next read"),
+        ("data/phantom/*/captions.json", "made again the next time it is read"),
+        ("data/phantom/*/image/*/*.png", "made again the next time it is read"),
+        ("data/phantom/*/*.safetensors", "made again the next time it is read"),
+        ("data/text_embeddings/*.safetensors", "made again the next time it is read"),
     ],
 )
 def test_what_is_damaged_is_named_with_what_renews_it(made, capsys, pattern, words):

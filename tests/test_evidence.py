@@ -61,7 +61,7 @@ def test_too_few_trials_are_said_with_their_number():
     labels = torch.tensor([0, 1] * 40)
     parts = {"train": torch.arange(40), "validation": torch.arange(40, 44)}
     first, *rest = evidence.too_few(parts, labels)
-    assert "4 choose the epoch" in first and "25.0 points" in first and rest == []
+    assert "the epoch is chosen on 4, " in first and "25.0 points" in first and rest == []
     assert evidence.too_few({"train": torch.arange(40), "validation": torch.arange(40, 80)}, labels) == []
     (said,) = evidence.too_few({"train": torch.arange(9), "validation": torch.arange(40, 80)}, labels)
-    assert said == "TOO FEW TRAINING TRIALS: 9, of one class only 4."
+    assert said == "TOO FEW TRAINING TRIALS: 9 in all, only 4 of one class."

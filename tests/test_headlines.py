@@ -39,7 +39,7 @@ def test_rows_tell_the_numbers_and_what_is_shown():
     classified, generated, pretraining, besides = rows()
     assert classified.answers == dict.fromkeys((1, 2), ".600 [.550, .650]") and "(seeds: 3)" in classified.asked
     assert classified.meaning.startswith(
-        "Chance is .025. The best of 2 baselines without a network reads .500 (band power)"
+        "Chance is .025. The best of 2 baselines without a network reaches .500 (band power)"
     )
     assert "BrainVis differs from it by +10.0 [+5.0, +15.0] points and +10.0" in classified.meaning
     assert "changes late fusion by +10.0 [+5.0, +15.0] points and" in classified.meaning

@@ -373,7 +373,7 @@ def test_too_few_pictures_for_fid_are_noted(coded):
 def test_evaluation_refuses_pictures_that_do_not_fit(coded):
     with pytest.raises(ValueError, match="do not fit"):
         evaluate(fake_judges(), coded[:, None, :8], coded)
-    with pytest.raises(ValueError, match="have to be"):
+    with pytest.raises(ValueError, match="they must be"):
         evaluate(fake_judges(), coded[:, None] / 255, coded)
 
 

@@ -55,7 +55,7 @@ SENSELESS = [  # field, value, what the sentence says besides
     ("frequency.highest_frequency", -40.0, "greater than 0"),
     ("frequency.highest_frequency", float("inf"), "finite"),
     ("fusion.branches", [], "at least 1 item"),
-    ("fusion.branches", ["time", "time"], "nothing twice"),
+    ("fusion.branches", ["time", "time"], "listed twice"),
     ("fusion.branches", ["../time"], "pattern"),
     ("fusion.branches", ["braindecode./../../x"], "pattern"),
     ("fusion.time_weights", "random", "'finetuned' or 'pretrained'"),
@@ -64,7 +64,7 @@ SENSELESS = [  # field, value, what the sentence says besides
     ("alignment.wide", 0, "greater than or equal to 1"),
     ("alignment.narrow", 0, "greater than or equal to 1"),
     ("alignment.targets", [], "at least 1 item"),
-    ("alignment.targets", ["coarse", "coarse"], "nothing twice"),
+    ("alignment.targets", ["coarse", "coarse"], "listed twice"),
     ("alignment.targets", ["coarse", "middle"], "'coarse' or 'fine'"),
     ("alignment.mean_squared_error", "yes", "boolean"),
     ("generation.samples", 0, "greater than or equal to 1"),
@@ -77,7 +77,7 @@ SENSELESS = [  # field, value, what the sentence says besides
     ("generation.refinement_guidance", float("-inf"), "finite"),
     ("generation.strength", 0, "greater than 0"),
     ("generation.strength", 1.2, "less than or equal to 1"),
-    ("generation.strength", 0.01, "no step of refinement_steps, 20; it has to be at least 0.05"),
+    ("generation.strength", 0.01, "none of the 20 refinement_steps; it must be at least 0.05"),
     ("generation.batch_size", 0, "greater than or equal to 1"),
     ("phantom.subjects", 0, "greater than or equal to 1"),
     ("phantom.images_per_class", 2, "greater than or equal to 3"),
@@ -107,7 +107,7 @@ def test_a_senseless_value_is_refused_in_a_sentence(tmp_path, path, value, allow
     with pytest.raises(BrainvisError) as refusal:
         Choice(preset=preset(tmp_path, nested(path, value)))
     said = str(refusal.value)
-    shown = value[-1] if isinstance(value, list) and value and allowed != "nothing twice" else value
+    shown = value[-1] if isinstance(value, list) and value and allowed != "listed twice" else value
     shown = "a/b" if "a/b" in str(shown) else shown
     assert said.startswith(f"preset {tmp_path}") and "mine.yml: " in said and "\n" not in said
     assert path in said and allowed in said, said
@@ -119,9 +119,12 @@ def test_a_senseless_value_is_refused_in_a_sentence(tmp_path, path, value, allow
     [
         ({"generation": {"semantic": False, "refinement": False}}, "generation.semantic and refinement are both false"),
         ({"time": {"regression_weight": 0, "classification_weight": 0}}, "time.regression_weight and .* both 0"),
-        ({"encoders": {"time": {"width": 8}}}, "encoders.time: settings of this branch stand under `time`"),
-        ({"fusion": {"time_weights": "pretrained"}}, "fusion.classifier is 'branches', .* none; it has to be 'new'"),
-        ({"time": {"width": 100, "heads": 3}}, "time.heads is 3; it has to divide width, which is 100"),
+        ({"encoders": {"time": {"width": 8}}}, "encoders.time: the settings of this branch belong under `time`"),
+        (
+            {"fusion": {"time_weights": "pretrained"}},
+            "fusion.classifier is 'branches', .* no classifier; set classifier to 'new'",
+        ),
+        ({"time": {"width": 100, "heads": 3}}, "time.heads is 3; it must divide width, which is 100"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(tmp_path, content, words):
@@ -204,7 +207,7 @@ def test_a_list_is_no_choice(field):
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.0, True, "0"])
 def test_a_seed_that_a_library_refuses_is_refused_at_once(seed):
-    with pytest.raises(BrainvisError, match="seed is .*from 0 on"):
+    with pytest.raises(BrainvisError, match="seed is .*at least 0 and below"):
         Choice(seed=seed)
 
 

@@ -343,7 +343,7 @@ def test_a_backbone_without_judges_is_judged_by_the_published_ones_that_are_ther
     assert judges.classifier.key == "vit_h_14" and judges.clip.key == "clip" and judges.inception is None
     assert set(judges.identification) == {"CLIP"}
     assert len(judges.missing) == 3  # AlexNet once, though it is asked twice
-    assert {row["measure"]: row["judge"] for row in judges.table()}["Inception Score, FID"] == "nobody: left out"
+    assert {row["measure"]: row["judge"] for row in judges.table()}["Inception Score, FID"] == "none: left out"
     results = evaluate_pictures(
         *(Pictures(pixels, judges, n_permutations=9) for pixels in (pictures[:, None], pictures))
     )

@@ -228,7 +228,7 @@ def test_n_way_interval_is_over_trials_not_samples(rng):
 
 
 def test_n_way_accuracy_refuses_more_ways_than_classes(rng):
-    with pytest.raises(ValueError, match="50 ways, but the judge knows 40 classes; choose 2 to 40"):
+    with pytest.raises(ValueError, match="50 ways, but the judge knows 40 classes; choose from 2 to 40 ways"):
         n_way_accuracy(rng.normal(size=(2, 1, 40)), rng.normal(size=(2, 40)))
     with pytest.raises(ValueError, match="do not fit"):
         n_way_accuracy(rng.normal(size=(2, 1, 40)), rng.normal(size=(3, 40)), ways=5)

@@ -75,9 +75,9 @@ def test_recordings_become_trials_on_these_channels_at_this_rate(study, data, re
 
 
 def test_absent_recordings_are_said(study, data, tmp_path):
-    with pytest.raises(BrainvisError, match=r"no recordings are in .*_raw.fif"):
+    with pytest.raises(BrainvisError, match=r"no recordings in .*_raw.fif"):
         study.ssvep(data, tmp_path)
-    with pytest.raises(BrainvisError, match="no recordings are in .*ssvep_exo"):  # of the data folder
+    with pytest.raises(BrainvisError, match="no recordings in .*ssvep_exo"):  # of the data folder
         study.pretraining_on("lmm_ssvep", data, data.partition("clean"), Training(1))
     with pytest.raises(BrainvisError, match="names no montage"):
         study.positions(data.channels, None)

@@ -43,7 +43,7 @@ def study(world):
 def test_check_says_that_it_can_start_and_what_is_left_out(world):
     answer = check(world)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert "5 useful things are missing" in answer.stdout and "make reproduce ARGS=" in answer.stdout
+    assert "Useful items missing: 5." in answer.stdout and "make reproduce ARGS=" in answer.stdout
     split = world.folder / "data" / "eegcvpr40" / "block_splits_by_image_all.pth"
     split.rename(split.with_suffix(".away"))
     try:

@@ -153,7 +153,7 @@ def test_where_no_baseline_is_above_chance_that_is_said(tmp_path):
     data = load_dataset("recordings", tmp_path)
     partition = data.partition("clean")
     scores = baselines.scored(baselines.baselines(data, partition, 30.0), data.labels[partition.test])
-    assert baselines.verdict(scores).startswith("NOTHING TO LEARN is shown for this amount of data: none of 3")
+    assert baselines.verdict(scores).startswith("NOTHING TO LEARN, as far as this amount of data shows: none of 3")
 
 
 def test_a_flicker_that_the_signal_cannot_hold_is_refused(oddball):
@@ -320,7 +320,7 @@ def test_the_page_is_written_from_runs_and_says_what_their_numbers_say(tmp_path,
     metrics = {"fused_is": "late fusion", "compared_on": "validation, n = 40"}
     runs = [SimpleNamespace(results=results, arrays=arrays, metrics=metrics)]
     told = study["told"](runs)
-    assert "The best network, fused, reads 0.000, below the interval of the best baseline" in told
+    assert "The best network, fused, reaches 0.000, below the interval of the best baseline" in told
     assert "late fusion 1" in told and "Seeds: 3. Machine: a machine" in told
     assert "from the place in the session: 1.000, above chance (0.500)" in told
     page = tmp_path / "page.md"

@@ -80,5 +80,5 @@ def test_it_is_a_branch_with_the_settings_of_the_frequency_branch(tmp_path, monk
     assert "-p branch spectrum_cnn" in plain.command(stage)
     assert mine("frequency: {highest_frequency: 50.0}").fingerprint(stage) != plain.fingerprint(stage)
     assert mine("time: {width: 48}").fingerprint(stage) == plain.fingerprint(stage) == Choice().fingerprint(stage)
-    with pytest.raises(BrainvisError, match="encoders.spectrum_cnn: .* stand under `frequency`"):
+    with pytest.raises(BrainvisError, match="encoders.spectrum_cnn: .* belong under `frequency`"):
         changed(PRESETS["demo"], {"encoders": {"spectrum_cnn": {"width": 3}}})

@@ -77,7 +77,7 @@ def test_what_is_said_of_a_gain_follows_from_its_p(study):
     few["gain over none"]["interleaved | lmm | 1"]["seeds"] = [0, 1]
     assert study.verdict(few, "interleaved").startswith("Too few seeds to judge")
     few["gain over none"]["interleaved | lmm | 0.5"] = kept(0.01)["gain over none"]["interleaved | lmm | 1"]
-    assert "1 more have fewer seeds and are not judged" in study.verdict(few, "interleaved")
+    assert "not judged, with fewer seeds: 1." in study.verdict(few, "interleaved")
 
 
 def test_what_is_said_of_the_probes_holds_in_every_seed_and_of_both_readouts(study):

@@ -36,8 +36,8 @@ def runs(tmp_path, monkeypatch):
         ({"ablation": "no_tim"}, "no_time"),
         ({"preset": "big"}, "paper, demo, smoke"),
         ({"protocol": "dirty"}, "clean, paper"),
-        ({"seed": -1}, "from 0 on"),
-        ({"seed": 1.5}, "from 0 on"),
+        ({"seed": -1}, "at least 0 and below"),
+        ({"seed": 1.5}, "whole number, at least 0"),
         ({"backbone": "sd99"}, "phantom"),
     ],
 )
@@ -80,8 +80,8 @@ def test_a_preset_of_ones_own_changes_what_it_names_and_nothing_else(tmp_path):
     [
         ("time: {width: 8}", "where it starts.*paper, demo, smoke"),
         ("start: large", "where it starts.*paper, demo, smoke"),
-        ("start: demo\ntme: {width: 8}", "no tme.*time, frequency"),
-        ("start: demo\ntime: {widht: 8}", "no time.widht.*unit_length, width"),
+        ("start: demo\ntme: {width: 8}", "no field tme.*time, frequency"),
+        ("start: demo\ntime: {widht: 8}", "no field time.widht.*unit_length, width"),
         ("start: demo\ntime: {pretraining: 3}", "time.pretraining is 3.*epochs"),
         ("start: demo\ntime: {width: wide}", "time.width is 'wide'.*96"),
         ("start: demo\ntime: {width: true}", "time.width is True"),
@@ -97,7 +97,7 @@ def test_a_wrong_preset_file_is_one_sentence(tmp_path, text, words):
 
 def test_a_preset_file_may_not_take_the_folder_of_a_preset(tmp_path):
     (tmp_path / "paper.yml").write_text("start: paper")
-    with pytest.raises(BrainvisError, match="something else.*'paper'"):
+    with pytest.raises(BrainvisError, match="'paper' is a built-in preset .* rename the file"):
         Study(preset=str(tmp_path / "paper.yml"))
 
 

@@ -77,7 +77,7 @@ def test_a_combination_is_one_plan():
         ("no_semantic+no_time", "in this order: 'no_time\\+no_semantic'"),
         ("no_time+no_time", "in this order: 'no_time'"),
         ("full+no_time", "in this order: 'no_time'"),
-        ("no_time+", "''; it has to be one of: full, no_time"),
+        ("no_time+", "''; choose one of: full, no_time"),
         ("mask_ratio_0.3", "mask_ratio_0.25, mask_ratio_0.5"),
         ("mask_ratio_0.25+mask_ratio_0.5", "one undoes the other"),
         ("no_time+no_frequency", "one undoes the other"),

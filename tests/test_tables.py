@@ -172,7 +172,7 @@ def test_the_paper_protocol_is_marked_in_every_row():
     study.save("fusion", {"fused": {"top1": {"value": 0.5, "low": 0.4, "high": 0.6}}})
     scores = tables.gather_scores(study)
     for table in (tables.main_table(study, scores), tables.classification_table(study, scores)):
-        assert len(table) == 1 and table["protocol"].str.contains("paper: chosen on TEST").all()
+        assert len(table) == 1 and table["protocol"].str.contains("paper: epoch chosen on TEST").all()
 
 
 def test_without_any_run_tables_are_empty_and_all_is_missing():
@@ -322,8 +322,8 @@ def test_every_number_is_traced_to_its_run_its_fingerprint_and_its_commit(study,
         trace(tmp_path / "other.png")
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "worth.json").write_text("{}")
-    assert "worth.json, which a study of docs/studies wrote" in trace(tmp_path / "study" / "worth.png")[0]
-    with pytest.raises(BrainvisError, match="notebook 08 writes it"):
+    assert "worth.json, written by a study in docs/studies" in trace(tmp_path / "study" / "worth.png")[0]
+    with pytest.raises(BrainvisError, match="notebook 08 writes next to the figures"):
         trace(tmp_path / "elsewhere" / "bars.png")
 
 
@@ -347,7 +347,7 @@ def test_what_a_result_rests_on_is_on_its_face(study):
     both = caveats([original, chosen_on_test])
     assert len(both) == 2 and "not trained here" in both[1]
     permuted = like(configuration={**clean.results["configuration"], "permuted_labels": True})
-    assert caveats([clean, permuted]) == ["PERMUTED LABELS: every score has to be at chance"]
+    assert caveats([clean, permuted]) == ["PERMUTED LABELS: every score must be at chance"]
 
 
 def test_runs_made_with_other_packages_or_accepted_by_hand_say_so(study):
@@ -398,7 +398,10 @@ def test_a_modified_work_tree_and_packages_that_are_not_pinned_are_said():
     results = {"study": {"protocol": "clean"}, "made_with": {"modified": ["brainvis/graph.py"]}}
     other = {"study": {"protocol": "clean"}, "made_with": {"not_pinned": {"torch": "2.14.0, tested with 2.15.0"}}}
     said = caveats([Product(Path(), results), Product(Path(), other)])
-    assert said == ["made from a modified work tree", "not the pinned versions: torch 2.14.0, tested with 2.15.0"]
+    assert said == [
+        "made from a modified working tree",
+        "versions other than the pinned ones: torch 2.14.0, tested with 2.15.0",
+    ]
 
 
 def test_what_a_run_was_made_with_says_if_the_work_tree_was_modified(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from test_plots import HOSTILE, ODD, PLAIN, RATE, RNG, SAMPLES, recorded
 
+from brainvis.data.unit import unit_of
 from brainvis.evaluation import masking
 from brainvis.evaluation.time_resolved import Decoded
 from brainvis.graph import NOTEBOOKS
@@ -120,6 +121,8 @@ def test_the_box_of_a_notebook_is_lit():
 
 def test_units_by_their_size(tmp_path):
     data = recorded(tmp_path, PLAIN)
-    assert follow.unit(data) == "z"
-    data.trials.mul_(20)
-    assert follow.unit(data) == "µV" and data.sampling_rate == RATE
+    assert unit_of(data) == "z"
+    for factor, unit in ((20, "µV"), (1e-6, "V"), (1e9, "unknown units")):
+        data.trials.mul_(factor)
+        assert unit_of(data) == unit
+    assert data.sampling_rate == RATE

@@ -113,8 +113,8 @@ def test_words_follow_the_numbers():
     over_time = {name: time_resolved.Decoded(torch.tensor(hits), 60, 0.25) for name, hits in places.items()}
     over_scalp = {name: time_resolved.Decoded(torch.tensor([9, 9, 48, 9, 9, 9]), 60, 0.25) for name in places}
     first, second = time_resolved.in_words(data, centres, over_time, over_scalp)
-    assert first.startswith("waveform: above chance between 100 and 200 ms (2 of 3 windows), at best 83.3%, at 200 ms")
-    assert first.endswith("1 of 6 channels alone, C best with 80.0%") and "nowhere above chance" in second
+    assert first.startswith("waveform: above chance between 100 and 200 ms (2 of 3 windows), at best 83.3% at 200 ms")
+    assert first.endswith("1 of 6 single channels above chance, C best with 80.0%") and "nowhere above chance" in second
 
 
 def test_the_followed_trial_is_the_same_in_every_notebook():

@@ -44,7 +44,7 @@ def configure(preset: str, ablation: str, dataset: str = "phantom") -> Configura
             made.append(changes(configuration) if callable(changes) else changes)
             configuration = changed(configuration, made[-1])
         if any(changed(configuration, changes) != configuration for changes in made):
-            raise BrainvisError("they change the same field to different values, so that one undoes the other")
+            raise BrainvisError("its parts set the same field to different values, so that one undoes the other")
         return configuration
     except BrainvisError as error:
         raise BrainvisError(f"{where}: {error}") from error
@@ -84,13 +84,13 @@ def _explained(part: Any, error: dict) -> str:
         parent, present = present, getattr(present, str(name), None)
     if error["type"] == "unexpected_keyword_argument":
         where = ".".join(map(str, error["loc"][:-1])) or "the configuration"
-        return f"there is no {path}; {where} has {', '.join(field.name for field in fields(parent))}"
+        return f"there is no field {path}; {where} has {', '.join(field.name for field in fields(parent))}"
     needs = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error" and is_dataclass(present):  # involves several fields: has its own sentence
         return f"{path}.{needs}".removeprefix(".")
     value = "missing" if error["type"] == "missing" else shorten(repr(error["input"]), 200, placeholder=" ...")
     known = [field.name for field in fields(present)] if is_dataclass(present) else present
-    like = "" if known is None else f"it has to be a value like {known!r}: "
+    like = "" if known is None else f"it must be a value like {known!r}: "
     return f"{path} is {value}; {like}{needs}"
 
 
@@ -104,12 +104,12 @@ def _read_preset(name: str) -> tuple[str, dict]:
         there = False
     if not there:
         shown = shorten(repr(name), 200, placeholder=" ...")
-        raise BrainvisError(f"preset is {shown}; it has to be one of {names}, or the path of a YAML file")
+        raise BrainvisError(f"preset is {shown}; choose one of {names}, or give the path of a YAML file")
     if file.stem in PRESETS:
-        raise BrainvisError(f"preset {name}: call the file something else, for runs of {file.stem!r} have a folder")
+        raise BrainvisError(f"preset {name}: {file.stem!r} is a built-in preset with runs of its own; rename the file")
     if not safe_name(file.stem):
-        raise BrainvisError(f"preset {name!r}: {UNSAFE}, mine{file.suffix} for example.")
+        raise BrainvisError(f"preset {name!r}: {UNSAFE}, for example to mine{file.suffix}.")
     content = read_yaml(file)
     if not isinstance(content, dict) or content.get("start") not in list(PRESETS):
-        raise BrainvisError(f"preset {name} has to say where it starts: `start:` and one of {names}")
+        raise BrainvisError(f"preset {name} must say where it starts: add `start:` with one of {names}")
     return content.pop("start"), content

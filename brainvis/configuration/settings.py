@@ -17,7 +17,7 @@ settings = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_na
 
 def _once_each(names: tuple) -> tuple:
     if len(set(names)) < len(names):
-        raise ValueError("name nothing twice")
+        raise ValueError("no name may be listed twice")
     return names
 
 
@@ -26,7 +26,7 @@ def _finite(options: dict) -> dict:
     try:
         json.dumps(options, allow_nan=False)
     except ValueError as error:
-        raise ValueError("every number has to be finite") from error
+        raise ValueError("every number must be finite") from error
     return options
 
 
@@ -87,9 +87,9 @@ class TimeBranch:
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.width % self.heads:
-            raise ValueError(f"heads is {self.heads}; it has to divide width, which is {self.width}")
+            raise ValueError(f"heads is {self.heads}; it must divide width, which is {self.width}")
         if not self.regression_weight + self.classification_weight:
-            raise ValueError("regression_weight and classification_weight are both 0; one has to be above 0")
+            raise ValueError("regression_weight and classification_weight are both 0; at least one must be above 0")
         return self
 
 
@@ -120,8 +120,8 @@ class Fusion:
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.classifier == "branches" and self.time_weights == "pretrained" and "time" in self.branches:
-            without = "the time branch as pre-training left it (time_weights) has none"
-            raise ValueError(f"classifier is 'branches', but {without}; it has to be 'new'")
+            without = "a time branch that is only pre-trained (time_weights) has no classifier"
+            raise ValueError(f"classifier is 'branches', but {without}; set classifier to 'new'")
         return self
 
 
@@ -160,10 +160,10 @@ class Generation:
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if not (self.semantic or self.refinement):
-            raise ValueError("semantic and refinement are both false; one of the two stages has to make pictures")
+            raise ValueError("semantic and refinement are both false; at least one of the two must make pictures")
         if round(self.strength * self.refinement_steps, 6) < 1:  # counted as in the sampler
-            few = f"leaves no step of refinement_steps, {self.refinement_steps}"
-            least = f"it has to be at least {1 / self.refinement_steps:g}"
+            few = f"leaves none of the {self.refinement_steps} refinement_steps"
+            least = f"it must be at least {1 / self.refinement_steps:g}"
             raise ValueError(f"strength is {self.strength:g}, which {few}; {least}")
         return self
 
@@ -200,5 +200,5 @@ class Configuration:
         for name, part in PART_OF.items():
             if name in self.encoders:
                 where = f"`{part}` itself" if part == name else f"`{part}`"
-                raise ValueError(f"encoders.{name}: settings of this branch stand under {where}")
+                raise ValueError(f"encoders.{name}: the settings of this branch belong under {where}; move them there")
         return self

@@ -18,7 +18,7 @@ def _codewords(paper: int) -> Ablation:
     def changes(configuration) -> dict[str, dict]:
         return {"time": {"codewords": max(2, round(configuration.time.codewords * paper / PAPER_CODEWORDS))}}
 
-    return Ablation(f"{paper} codewords, scaled to the preset: {PAPER_CODEWORDS} are as many as it has", changes)
+    return Ablation(f"{paper} codewords, scaled to the preset: {PAPER_CODEWORDS} stands for its own number", changes)
 
 
 def _time(description: str, **fields) -> Ablation:
@@ -32,7 +32,7 @@ def _alignment(description: str, **fields) -> Ablation:
 RATIOS, WEIGHTS = (0.25, 0.5, 0.75, 0.85), (0.25, 4.0)
 SWEEPS = {
     # table 6
-    "codewords_none": _time("no codewords: the regression alone", classification_weight=0.0),
+    "codewords_none": _time("no codewords: regression alone", classification_weight=0.0),
     **{f"codewords_{count}": _codewords(count) for count in (220, 330, 660, 990)},
     # not in the paper
     **{f"mask_ratio_{ratio}": _time(f"{ratio:.0%} of the units masked", mask_ratio=ratio) for ratio in RATIOS},

@@ -112,7 +112,7 @@ def same_class_successions(data: EEGDataset, seed: int = 0) -> Successions:
     By class, because a single class may have been recorded in a block. ValueError if the recording order is unknown.
     """
     if data.order is None:
-        raise ValueError(f"{data.name} does not tell the order in which its trials were recorded")
+        raise ValueError(f"{data.name} does not state the order in which its trials were recorded")
     classes, generator = len(data.class_names), torch.Generator().manual_seed(seed)
     same, followed = torch.zeros(2, 1 + EXCHANGES, classes)
     wanted, pairs = torch.zeros(2, classes, dtype=torch.float64)

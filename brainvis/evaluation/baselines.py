@@ -119,16 +119,18 @@ def verdict(scores: dict[str, dict]) -> str:
     best, ps = best_of(scores), {name: one["evidence"]["p"] for name, one in scores.items()}
     known = {name: p for name, p in ps.items() if p is not None}
     corrected = holm({name: p for name, p in known.items() if name in BASELINES})
-    told = f"{BASELINES[best]}, {_balanced(scores[best]):.1%} balanced, {evidence_text(scores[best]['evidence'])}"
+    told = (
+        f"{BASELINES[best]}, {_balanced(scores[best]):.1%} balanced accuracy, {evidence_text(scores[best]['evidence'])}"
+    )
     if corrected and min(corrected.values()) <= LEVEL:
-        said = f"There is something to learn: best of {len(corrected)} baselines is {told}."
+        said = f"There is something to learn: the best of {len(corrected)} baselines is {told}."
     elif corrected:
-        said = f"NOTHING TO LEARN is shown for this amount of data: none of {len(corrected)} baselines is above chance "
-        said += f"(p after Holm above {LEVEL:g}); best is {told}."
+        said = f"NOTHING TO LEARN, as far as this amount of data shows: none of {len(corrected)} baselines is above "
+        said += f"chance (Holm-corrected p above {LEVEL:g}); the best is {told}."
     else:
-        said = f"Too few independent test trials to say whether there is anything to learn; best is {told}."
+        said = f"Too few independent test trials to say whether there is anything to learn; the best is {told}."
     for name in (name for name in CONFOUNDS if known.get(name, 1) <= LEVEL):
-        said += f" BUT the {CONFOUNDS[name]} alone, which holds no response, reads {_balanced(scores[name]):.1%}"
+        said += f" BUT the {CONFOUNDS[name]} alone, which contains no response, reaches {_balanced(scores[name]):.1%}"
         said += f" ({evidence_text(scores[name]['evidence'])})."
     return said
 
@@ -137,13 +139,13 @@ def ahead(plain: dict[str, dict], name: str, network: dict) -> str:
     """Whether a network or the best baseline has the higher balanced accuracy; within an interval: no gain."""
     best = best_of(plain)
     of_plain, of_network = plain[best]["balanced_accuracy"], network["balanced_accuracy"]
-    shown = "balanced {value:.1%} [{low:.1%}, {high:.1%}]"
+    shown = "balanced accuracy {value:.1%} [{low:.1%}, {high:.1%}]"
     said = f"{name}: {shown.format(**of_network)}; best baseline, {BASELINES[best]}: {shown.format(**of_plain)}."
     if of_network["value"] == of_plain["value"]:
         return f"{said} Neither is ahead."
     inside = of_plain["low"] <= of_network["value"] <= of_plain["high"]
     first = name if of_network["value"] > of_plain["value"] else f"the baseline ({best})"
-    return f"{said} Ahead: {first}{', within the interval of the baseline' if inside else ''}."
+    return f"{said} Ahead: {first}{', but within the interval of the baseline' if inside else ''}."
 
 
 def table(plain: dict[str, dict], networks: dict[str, dict]) -> pd.DataFrame:

@@ -44,7 +44,7 @@ def resample_weights(
     groups = places if groups is None else np.asarray(groups)
     strata = np.zeros(trials, int) if strata is None else np.asarray(strata)
     if not trials or groups.shape != places.shape or strata.shape != places.shape:
-        raise ValueError(f"{trials} trials, groups {groups.shape}, strata {strata.shape}: give one of each for a trial")
+        raise ValueError(f"{trials} trials, groups {groups.shape}, strata {strata.shape}: give one of each per trial")
     groups = np.where(groups < 0, groups.max() + 1 + places, groups)
     units, unit = np.unique(np.stack([strata, groups]), axis=1, return_inverse=True)  # (2, unit), (trial,)
     _, stratum, sizes = np.unique(units[0], return_inverse=True, return_counts=True)

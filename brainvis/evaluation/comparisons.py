@@ -69,7 +69,7 @@ def verdict(row: pd.Series) -> str:
     """The result of a row of `ablation_differences`, in a word or two."""
     if row["p_holm"] >= LEVEL:
         return "not shown to differ"
-    return "more than the whole method" if row["value"] > 0 else "less than the whole method"
+    return "above the whole method" if row["value"] > 0 else "below the whole method"
 
 
 def corrected_p(row: pd.Series) -> str:

@@ -122,7 +122,7 @@ def audits(data: EEGDataset, trials: Tensor, seed: int = 0) -> dict[str, Audit]:
         if (place := _place_in_session(data, trials)) is not None:
             found["place in session"] = place
         found["succession"] = _highest_succession(recordings)
-        accuracy("slow drift", "class from the means of the trial before", lambda one: _means(data, one).roll(1, 0))
+        accuracy("slow drift", "class from the means of the previous trial", lambda one: _means(data, one).roll(1, 0))
     else:
         accuracy("own mean", "class from its own means: drift, or a slow response", lambda one: _means(data, one))
     before = data.trials[..., data.times < 0] if data.before is None else data.before
@@ -136,7 +136,7 @@ def audits(data: EEGDataset, trials: Tensor, seed: int = 0) -> dict[str, Audit]:
         found["EEG tells time"] = _time_from_eeg(data, recordings)
         accuracy(
             "order of labels",
-            "class from the whole trial, against labels moved in time",
+            "class from the whole trial, against labels shifted in time",
             lambda one: torch.cat([_whole(data, one.trials), _band_powers(data, one.trials)], 1),
             draws="shifted",
         )
@@ -150,10 +150,10 @@ def verdict(found: dict[str, Audit]) -> str:
         return "No audit was possible."
     told = [found[name] for name, raised in raised_of.items() if raised]
     raised = [f"{audit.question}: {audit.value:.1%}, by chance {audit.chance:.1%}" for audit in told]
-    family = f"{len(raised_of)} audits (p after Holm at most {LEVEL:g})"
+    family = f"{len(raised_of)} audits (Holm-corrected p at most {LEVEL:g})"
     if not raised:
-        return f"In none of {family} is the class told by what cannot carry it."
-    return f"THE CLASS IS TOLD BY WHAT CANNOT CARRY IT, in {len(raised)} of {family}. {'; '.join(raised)}."
+        return f"In none of {family} is the class predicted by what cannot carry it."
+    return f"THE CLASS IS PREDICTED BY WHAT CANNOT CARRY IT, in {len(raised)} of {family}. {'; '.join(raised)}."
 
 
 def flags(found: dict[str, Audit]) -> dict[str, bool]:
@@ -221,7 +221,7 @@ def _highest_succession(recordings: list[Recording]) -> Audit:
         counts = one.labels.bincount(minlength=classes)
         excesses.append(shares - (counts - 1).clamp(min=0) / (len(one.labels) - 1))
     highest = torch.cat(excesses, 1).amax(1).double()
-    return Audit("next trial of the same class, beyond its expectation", highest[0].item(), highest[1:])
+    return Audit("next trial of the same class, beyond expectation", highest[0].item(), highest[1:])
 
 
 def _place_in_session(data: EEGDataset, trials: Tensor) -> Audit | None:

@@ -24,7 +24,7 @@ from brainvis.generation.text_embeddings import check_text_embeddings
 from brainvis.models.original import check_original
 from brainvis.study import Study, read_product
 
-READ_AGAIN = "It is made anew when it is next read."
+READ_AGAIN = "It will be made again the next time it is read."
 
 
 def deep_check(dataset: str, backbone: str) -> tuple[int, list[str]]:
@@ -32,7 +32,7 @@ def deep_check(dataset: str, backbone: str) -> tuple[int, list[str]]:
     can make again counts as missing from then on."""
     read_all_again()
     wrong, things = [], list(_things(dataset, backbone))
-    for thing, check in tqdm(things, desc="reading everything", unit="thing"):
+    for thing, check in tqdm(things, desc="reading everything", unit="item"):
         try:
             check(thing)
         except (BrainvisError, OSError) as error:
@@ -71,13 +71,13 @@ def _run(folder: Path) -> None:
             results = read_json(folder / "results.json")
             command = Study(**results["study"]).command(results["stage"])
         except (OSError, BrainvisError, KeyError, TypeError):  # not even its study can be read
-            command = f"snakemake, with the choices of {readable_path(folder.parent.parent.parent)}"
+            command = f"snakemake, with the choices named in {readable_path(folder.parent.parent.parent)}"
         raise DamagedError(f"{said} Make it again: {command}") from error
 
 
 def _phantom(place: Path) -> None:
     if wrong := changed_file(place):
-        raise DamagedError(f"{wrong} is not what was generated. The phantom is made anew when it is next read.")
+        raise DamagedError(f"{wrong} is damaged. The phantom will be made again the next time it is read.")
 
 
 def _made_anew(check: Callable[[Path], None], file: Path) -> None:
@@ -94,4 +94,4 @@ def _backbone(name: Path) -> None:
 
 def _judge(file: Path, key: str) -> None:
     if not file_digest(file).startswith(weights.WEIGHTS[key].sha256):
-        raise DamagedError(f"{file} is not the published file: fetch it again from {weights.WEIGHTS[key].url}")
+        raise DamagedError(f"{file} is not the published file: download it again from {weights.WEIGHTS[key].url}")

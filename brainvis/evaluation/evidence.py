@@ -89,7 +89,7 @@ def p_above_chance(predictions: ArrayLike, labels: ArrayLike, groups: ArrayLike 
 def evidence_text(found: dict) -> str:
     """The result of `p_above_chance`, in words."""
     if found["p"] is None:
-        return f"no p: the test trials are only {found['units']} independent pieces of recording"
+        return f"no p: the test trials are only {found['units']} independent pieces of evidence"
     return p_text(found["p"], found["least"])
 
 
@@ -99,10 +99,10 @@ def too_few(parts: dict[str, Tensor], labels: Tensor) -> list[str]:
     said = []
     if len(chosen_by := parts["validation"]) < FEW:
         worth = f"one of them is worth {100 / len(chosen_by):.1f} points"
-        said.append(f"TOO FEW VALIDATION TRIALS: {len(chosen_by)} choose the epoch, and {worth}.")
+        said.append(f"TOO FEW VALIDATION TRIALS: the epoch is chosen on {len(chosen_by)}, and {worth}.")
     counts = labels[parts["train"]].bincount()
     if (least := int(counts[counts > 0].min())) < FEW_OF_A_CLASS:
-        said.append(f"TOO FEW TRAINING TRIALS: {len(parts['train'])}, of one class only {least}.")
+        said.append(f"TOO FEW TRAINING TRIALS: {len(parts['train'])} in all, only {least} of one class.")
     return said
 
 

@@ -49,7 +49,7 @@ def signal_to_noise(trials: Tensor, sampling_rate: float, frequencies: Sequence[
     features = []
     for frequency in (harmonic for f in frequencies for harmonic in _harmonics(f, sampling_rate)):
         if not hertz[0] <= frequency < sampling_rate / 2:
-            raise ValueError(f"{frequency:g} Hz is not between {hertz[0]:g} Hz and Nyquist {sampling_rate / 2:g} Hz.")
+            raise ValueError(f"{frequency:g} Hz is not between {hertz[0]:g} and {sampling_rate / 2:g} Hz (Nyquist).")
         centre = int((hertz - frequency).abs().argmin())
         distance = (torch.arange(len(hertz)) - centre).abs()
         # Without the nearest bin on each side, which the taper smears.

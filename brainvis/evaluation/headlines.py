@@ -52,14 +52,14 @@ def _classification(means: pd.DataFrame) -> Headline | None:
         best |= {subject: max(known, key=known.__getitem__)} if known else {}
     if best:
         reads = [f"{_number(plain[name][subject]['value'])} ({SHORT[name]})" for subject, name in best.items()]
-        said += f"The best of {len(plain)} baselines without a network reads {_listed(reads)}"
+        said += f"The best of {len(plain)} baselines without a network reaches {_listed(reads)}"
         ahead = [_of_full(means, "fusion", f"difference.{name}.top1").get(subject) for subject, name in best.items()]
         gains = [_gain(row) for row in ahead if row]
         said += f"; BrainVis differs from it by {_listed(gains)}. " if gains else ". "
     gains = [_gain(row) for row in late.values()]
     said += f"Training both branches jointly changes late fusion by {_listed(gains)}." if gains else ""
     answers = {subject: _interval(row) for subject, row in fused.items()}
-    asked = f"How often is the class named from EEG? Top-1 accuracy{_seeds(fused.values())}"
+    asked = f"How often is the right class named from EEG? Top-1 accuracy{_seeds(fused.values())}"
     return Headline(asked, answers, said.strip(), "04_fusion")
 
 
@@ -75,7 +75,7 @@ def _generation(means: pd.DataFrame, runs: dict[int, Product]) -> Headline | Non
         found = [_gain(score) for score in found if score]
         parts += [f"{words}, it changes by {_listed(found)}"] if found else []
     said = f"The judge ranks the class shown first among 50 (chance {_number(next(iter(final.values()))['chance'])}). "
-    said += f"Of the trials with controls: {'; '.join(parts)}." if parts else ""
+    said += f"On the trials with controls: {'; '.join(parts)}." if parts else ""
     answers = {subject: _interval(row) for subject, row in final.items()}
     asked = f"How often do pictures show the class? Generation accuracy{_seeds(final.values())}"
     return Headline(asked, answers, said.strip(), "06_generation")
@@ -147,7 +147,7 @@ def write_into(readme: Path, figures: Path) -> None:
         raise BrainvisError(f"{figures / FILE} is missing: notebook 08 writes it; run snakemake first")
     text = readme.read_text(encoding="utf-8")
     if START not in text or END not in text:
-        raise BrainvisError(f"{readme} has no lines {START} and {END}, between which the results go")
+        raise BrainvisError(f"{readme} has no lines {START} and {END}: add them where the results are to go")
     before, after = text.split(START)[0], text.split(END)[1]
     table = (figures / FILE).read_text(encoding="utf-8")
     whole = f"{before}{START}\n{table}{END}{after}"

@@ -88,7 +88,8 @@ class Judge:
         if not self.key or self.fingerprint().startswith(WEIGHTS[self.key].sha256):
             return ""
         known, foreign = WEIGHTS[self.key], "are not the published ones: their sha256 begins with"
-        return f"The weights of {known.name} {foreign} {self.fingerprint()}, that of {known.file} with {known.sha256}."
+        published = f"that of the published {known.file} with {known.sha256}"
+        return f"The weights of {known.name} {foreign} {self.fingerprint()}, {published}."
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Judges:
         asked |= {f"two-way identification by {name}": judge for name, judge in self.identification.items()}
         files = {key: f"{weights.file}, {readable_size(weights.size)}" for key, weights in WEIGHTS.items()}
         cells = {
-            measure: (judge.name, files.get(judge.key, "of the backbone")) if judge else ("nobody: left out", "")
+            measure: (judge.name, files.get(judge.key, "of the backbone")) if judge else ("none: left out", "")
             for measure, judge in asked.items()
         }
         return [{"measure": measure, "judge": name, "weights": place} for measure, (name, place) in cells.items()]
@@ -206,8 +207,8 @@ class Network:
             size = file.stat().st_size if file.is_file() else 0
             raise WeightsError(
                 f"{file} cannot be read as {weights.name}: {reason} "
-                f"It has {size:,} bytes, the published file {weights.size:,}. Remove it, and it is "
-                f"downloaded again, or put the right one there ({weights.url})."
+                f"It has {size:,} bytes, the published file {weights.size:,}. Remove it, and it will be "
+                f"downloaded again, or put the right file there ({weights.url})."
             ) from error
 
     def open(self, file: Path, device: torch.device) -> Look:

@@ -26,13 +26,13 @@ from brainvis.graph import load_extensions
 # How much the chosen run needs an item: "needed", it cannot start without it; "useful", parts are left out; "-".
 TITLES = {
     "needed": "Needed by this run",
-    "useful": "Useful to this run: without it something is left out, and said",
+    "useful": "Useful to this run: if one is missing, what needs it is left out, with a note",
     "-": "For other runs",
 }
 EVERY, PICTURES = "01-08", "05-08"  # notebooks
 PERCEIVELAB = "github.com/perceivelab/eeg_visual_classification"
 WORDNET = re.compile(r"n\d{8}$")  # an ImageNet class
-HUB_CACHE = "the cache of huggingface_hub"
+HUB_CACHE = "the huggingface_hub cache"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def rows(items: Sequence[Item]) -> list[dict[str, str]]:
 
 def as_text(items: Sequence[Item]) -> str:
     """The table for a terminal: each item, where it is or belongs, and its source if it is missing."""
-    lines = [f"{'state':<9}{'what, and where it is or is looked for':<66}{'size':>8}   notebooks"]
+    lines = [f"{'state':<9}{'what, and where it is or should be':<66}{'size':>8}   notebooks"]
     for need, group in groupby(items, lambda item: item.need):
         lines += ["", TITLES[need], "-" * len(TITLES[need])]
         for item in group:
@@ -145,7 +145,7 @@ def _tried(function: Callable, *arguments) -> tuple[Any, str]:
 
 def _dataset(name: str, folder: Path) -> Iterator[Item]:
     """The phantom, or a data set that a user added to the table; what it needs if it is the chosen one, as below."""
-    what, made = "phantom: simulated EEG and pictures", "made when first asked for"
+    what, made = "phantom: simulated EEG and pictures", "made on first use"
     if name != "phantom":
         _, wrong = _tried(DATASETS[name].fingerprint, folder, Configuration())
         yield Item(f"data set: {name}", folder, "-", "", "brainvis.data.DATASETS", EVERY, "needed", wrong)
@@ -171,7 +171,7 @@ def _eegcvpr40(folder: Path) -> Iterator[Item]:
     pictures, captions = folder / "image", folder / "captions.json"
     found, place = pictures if pictures.is_dir() else None, readable_path(pictures) + "/<WordNet id>/<name>.JPEG"
     lacking = [image for image in shown if not any(pictures.glob(f"{image.split('_')[0]}/{image}.*"))] if found else []
-    wrong = f"{len(lacking)} of {len(shown)} pictures are not in it, {lacking[0]} first" if lacking else ""
+    wrong = f"{len(lacking)} of {len(shown)} pictures are missing, the first is {lacking[0]}" if lacking else ""
     source, count, size = "ImageNet (ILSVRC 2012, training images)", 1996, "0.2 GB"
     if not published:
         source, count, size, place = (
@@ -183,11 +183,11 @@ def _eegcvpr40(folder: Path) -> Iterator[Item]:
     yield Item(f"EEGCVPR40: {count:,} pictures", found, size, place, source, PICTURES, "useful", wrong)
     known, _ = _tried(read_json, captions, {})
     lacking = [image for image in shown if image not in (known or {})]
-    wrong = f"{len(lacking)} of {len(shown)} pictures have no caption in it" if captions.is_file() and lacking else ""
+    wrong = f"{len(lacking)} of {len(shown)} pictures have no caption" if captions.is_file() and lacking else ""
     source, need = "python -m brainvis caption --dataset eegcvpr40", "needed" if found else "useful"
     yield _file("EEGCVPR40: captions", captions, "0.2 MB", source, PICTURES, need, wrong)
     need = "useful" if wrong or not captions.is_file() else "-"  # only for making the captions
-    source = f'the hub, fetched by that command, or by: hf download {CAPTIONER} --exclude "*.bin" --exclude "*.h5"'
+    source = f'the hub: downloaded by that command, or by: hf download {CAPTIONER} --exclude "*.bin" --exclude "*.h5"'
     size = readable_size(CAPTIONERS[CAPTIONER])
     yield Item(f"captioner: {CAPTIONER}", find_captioner(CAPTIONER), size, HUB_CACHE, source, "before 05", need)
 
@@ -219,7 +219,7 @@ def _backbones(chosen: str, drawn: bool) -> Iterator[Item]:
         if name == STABLE_DIFFUSION.name:
             title, size = STABLE_DIFFUSION.title, readable_size(STABLE_DIFFUSION.size)
             looked_in = f"{readable_path(STABLE_DIFFUSION.places[0])}, or {HUB_CACHE}"
-            source = f"the hub, by itself when it is asked for, or by: {STABLE_DIFFUSION.command}"
+            source = f"the hub: downloaded on first use, or by: {STABLE_DIFFUSION.command}"
         elif name in GENERATORS and name != "phantom":  # a user added it to the table
             place, wrong = Path("brainvis.generation.GENERATORS"), ""
         if place and place.exists():
@@ -230,5 +230,5 @@ def _backbones(chosen: str, drawn: bool) -> Iterator[Item]:
     for key, published in weights.WEIGHTS.items():
         place, need = weights.find_weights(key), "useful" if drawn and not judged else "-"
         size = readable_size(place.stat().st_size if place else published.size)
-        looked_in = f"{readable_path(weights_folder() / published.file)}, or the cache of {published.source}"
+        looked_in = f"{readable_path(weights_folder() / published.file)}, or the {published.source} cache"
         yield Item(f"judge: {published.name}", place, size, looked_in, published.url, "06", need)

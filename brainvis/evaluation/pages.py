@@ -133,7 +133,7 @@ def executed_notebook(product: Product) -> NotebookNode:
 def _notebook_file(product: Product) -> Path:
     file = product.folder / f"{notebook_of(product.results['stage'])}.ipynb"
     if not file.exists():
-        raise BrainvisError(f"{file} is missing: run the notebook with snakemake or papermill, which leave one")
+        raise BrainvisError(f"{file} is missing: run the notebook with snakemake or papermill, which write it")
     return file
 
 

@@ -81,7 +81,7 @@ def evaluate_pictures(generated: Pictures, shown: Pictures) -> dict:
     fit = made.ndim == 5 and len(made) and truth.shape == (len(made), *made.shape[2:])
     if not fit or made.dtype != np.uint8 or truth.dtype != np.uint8:
         raise ValueError(
-            f"generated {made.dtype} {made.shape} and shown {truth.dtype} {truth.shape} do not fit: they have to be "
+            f"generated {made.dtype} {made.shape} and shown {truth.dtype} {truth.shape} do not fit: they must be "
             "uint8 (trial, sample, height, width, 3) and (trial, height, width, 3), see `square`"
         )
     measured: dict[str, dict] = {}
@@ -166,8 +166,8 @@ def frechet_distance(generated: Tensor, shown: Tensor) -> dict:
     result = {"value": float(metric.compute()), "images": images, "images_shown": images_shown, "features": width}
     note = (
         f"FID of {images} generated and {images_shown} shown pictures with {width} features: with no more pictures "
-        "than features the covariances are singular and the distance is biased upwards; compare it only with "
-        "distances of equally many pictures."
+        "than features, the covariances are singular and the distance is biased upwards; compare it only with "
+        "distances between equally many pictures."
     )
     return result | {"note": note if min(images, images_shown) <= width else ""}
 

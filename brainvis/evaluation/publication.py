@@ -101,7 +101,7 @@ def _made_from(runs: Mapping[str, str]) -> str:
 def commit_of(product: Product) -> str:
     """The commit that made a run, and whether the working tree differed from it."""
     made = product.results.get("made_with", {})
-    return made.get("commit", "unknown") + (", work tree modified" if made.get("modified") else "")
+    return made.get("commit", "unknown") + (", working tree modified" if made.get("modified") else "")
 
 
 def numbers_of(scores: pd.DataFrame) -> list[dict]:
@@ -181,10 +181,10 @@ def trace(file: Path) -> list[str]:
         numbers = file.with_suffix(".json")
         command = ["git", "log", "-1", "--format=%h, %s", "--", numbers.name]
         commit = subprocess.run(command, cwd=numbers.parent, capture_output=True, text=True).stdout.strip()
-        said = f"Drawn from {numbers}, which a study of docs/studies wrote; its README says how."
-        return [said, f"Committed in: {commit or 'not committed'}"]
+        said = f"Drawn from {numbers}, written by a study in docs/studies; the README there says how."
+        return [said, f"Commit: {commit or 'not committed'}"]
     if not (file.parent / INDEX).is_file():
-        raise BrainvisError(f"{file.parent} has no {INDEX}: notebook 08 writes it beside the figures")
+        raise BrainvisError(f"{file.parent} has no {INDEX}, which notebook 08 writes next to the figures; run it first")
     index = read_json(file.parent / INDEX)
     entry = next((entry for entry in index.values() if file.name in entry["files"]), None)
     if entry is None:
@@ -226,18 +226,18 @@ def caveats(made_from: Sequence[Product]) -> list[str]:
     results = [product.results for product in made_from]
     said = []
     if any(result.get("configuration", {}).get("permuted_labels") for result in results):
-        said.append("PERMUTED LABELS: every score has to be at chance")
+        said.append("PERMUTED LABELS: every score must be at chance")
     if any(result["study"]["protocol"] == "paper" for result in results):
         said.append("paper protocol: epochs chosen on TEST trials")
     if any(result.get("original") for result in results):
         said.append("original weights of the paper's authors, not trained here")
     made_with = [result.get("made_with", {}) for result in results]
     if any(made.get("modified") for made in made_with):
-        said.append("made from a modified work tree")
+        said.append("made from a modified working tree")
     others = dict.fromkeys(
         f"{name} {found}" for made in made_with for name, found in made.get("not_pinned", {}).items()
     )
-    said += [f"not the pinned versions: {', '.join(others)}"] if others else []
+    said += [f"versions other than the pinned ones: {', '.join(others)}"] if others else []
     reasons = dict.fromkeys(entry["reason"] for result in results for entry in result.get("accepted") or ())
     said += [f"accepted by hand: {reason}" for reason in reasons]
     differing = []

@@ -184,7 +184,7 @@ def narrow(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _identity(study: Study) -> dict:
-    protocol = study.protocol if study.protocol == "clean" else f"{study.protocol}: chosen on TEST trials"
+    protocol = study.protocol if study.protocol == "clean" else f"{study.protocol}: epoch chosen on TEST trials"
     return dict(zip(IDENTITY, (study.subject, study.ablation, protocol), strict=True))
 
 

@@ -17,7 +17,7 @@ def reported_table(number: int, dataset: str = "eegcvpr40") -> pd.DataFrame:
     """Table `number` of the paper, every row with its data, protocol and source; KeyError lists the available tables.
     No rows for a `dataset` with other classes, such as a user's own recordings: nothing is comparable there."""
     if number not in TABLES:
-        raise KeyError(f"table {number} is not kept here; there are {', '.join(map(str, TABLES))}")
+        raise KeyError(f"table {number} is not kept here; choose one of {', '.join(map(str, TABLES))}")
     columns, *rows = TABLES[number]
     frame = pd.DataFrame(rows, columns=columns)
     quoted = "method" in frame and frame["method"] != "BrainVis"

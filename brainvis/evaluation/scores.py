@@ -78,7 +78,7 @@ def paired_difference(
     and resamples are the same.
     """
     if np.ndim(logits) != np.ndim(other) or len(logits) != len(other):
-        raise ValueError(f"logits {np.shape(logits)} and {np.shape(other)} have to be of the same seeds and trials")
+        raise ValueError(f"logits {np.shape(logits)} and {np.shape(other)} must be of the same seeds and trials")
     first, second = (_resampled(each, labels, n_bootstrap, seed, groups)[0] for each in (logits, other))
     return {
         name: interval_and_p(value - second[name][0], resampled - second[name][1])
@@ -137,7 +137,7 @@ def n_way_of_trials(
         raise ValueError(f"logits (trial, sample, class) {generated.shape} do not fit those of the truth {truth.shape}")
     trials, samples, classes = generated.shape
     if not 2 <= ways <= classes:
-        raise ValueError(f"{ways} ways, but the judge knows {classes} classes; choose 2 to {classes}")
+        raise ValueError(f"{ways} ways, but the judge knows {classes} classes; choose from 2 to {classes} ways")
     rng = np.random.default_rng(seed)
     right = truth.argmax(1)
     beaten_by = _beats(generated, right)
@@ -254,7 +254,7 @@ def _finite(logits: ArrayLike) -> NDArray[np.float64]:
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     logits, labels = _finite(logits), np.asarray(labels)
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
-        raise ValueError(f"logits {logits.shape} and labels {labels.shape} have to be (trial, class) and (trial,)")
+        raise ValueError(f"logits {logits.shape} and labels {labels.shape} must be (trial, class) and (trial,)")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but there are {logits.shape[1]} classes")
     return logits, labels.astype(np.int64)

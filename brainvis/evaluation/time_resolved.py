@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from brainvis.data.dataset import EEGDataset, Partition
+from brainvis.data.unit import NAMES, unit_of
 from brainvis.evaluation.analysis import linear_probe, variance_shares
 from brainvis.evaluation.bootstrap import holm
 
@@ -164,16 +165,13 @@ def recording_facts(data: EEGDataset, trials: Tensor) -> dict[str, str]:
     inside = hertz[spectrum >= spectrum.max() / 10]
     above = spectrum[hertz > inside[-1]].mean().item() / spectrum.max().item() if inside[-1] < hertz[-1] else None
     first, last = (1000 * data.times[end].item() for end in (0, -1))
-    unit = "standardised (z), by their size"
-    if not 0.3 <= size <= 3:
-        unit = "microvolts, by their size" if 3 < size < 200 else "volts, by their size" if size < 2e-4 else "not known"
     common = "yes" if shared < 1e-3 else "no"
     facts = {
-        "unit": f"{unit}; standard deviation of single trials {size:.3g}",
+        "unit": f"{NAMES[unit_of(data)]}, judged by size: standard deviation of single trials {size:.3g}",
         "reference": f"average of all channels: {common} (their mean has {shared:.1%} of a channel's standard "
         f"deviation; {independent:.0%} if channels were independent)",
-        "passband": f"{inside[0]:.3g} to {inside[-1]:.3g} Hz hold at least a tenth of the highest power"
-        + (f"; beyond, {above:.1%} of it on average" if above is not None else "; no upper edge is seen"),
+        "passband": f"{inside[0]:.3g} to {inside[-1]:.3g} Hz, where power reaches a tenth of its maximum"
+        + (f"; above, it averages {above:.1%} of the maximum" if above is not None else "; no upper edge is visible"),
         "window": f"{first:.0f} to {last:.0f} ms after onset, {signals.shape[-1]} samples at {data.sampling_rate:g} Hz",
         "channels": f"{len(data.channels)}, positions: {data.montage or 'not known'}",
     }
@@ -187,13 +185,13 @@ def in_words(
     said = []
     for name, decoded in over_time.items():
         moments, best = 1000 * centres, decoded.accuracy.argmax()
-        peak = f"at best {decoded.accuracy[best]:.1%}, at {moments[best]:.0f} ms (chance {decoded.chance:.1%})"
+        peak = f"at best {decoded.accuracy[best]:.1%} at {moments[best]:.0f} ms (chance {decoded.chance:.1%})"
         sure = moments[decoded.above]
         when = f"above chance between {sure[0]:.0f} and {sure[-1]:.0f} ms" if len(sure) else "nowhere above chance"
         when = f"above chance at {sure[0]:.0f} ms" if len(sure) == 1 else when
         counted = f"{int(decoded.above.sum())} of {len(moments)} windows"
         sensors = over_scalp[name]
         channel = data.channels[int(sensors.accuracy.argmax())]
-        where = f"{int(sensors.above.sum())} of {len(data.channels)} channels alone, {channel} best"
+        where = f"{int(sensors.above.sum())} of {len(data.channels)} single channels above chance, {channel} best"
         said.append(f"{name}: {when} ({counted}), {peak}; {where} with {sensors.accuracy.max():.1%}")
     return said or ["No subject has both training and validation trials of two classes."]

@@ -67,15 +67,15 @@ class Choice:
         for frame in frames:
             for name, option in frame.at.items():
                 if str(option) not in self.controls.get(name, ()):
-                    raise ValueError(f"a frame is at {name} = {option!r}, which is none of the choices")
+                    raise ValueError(f"a frame is at {name} = {option!r}, which is not one of the choices")
         where = [{name: str(option) for name, option in frame.at.items()} for frame in frames]
         for options in product(*self.controls.values()):
             chosen = dict(zip(self.controls, options, strict=True))
             if not any(at.items() <= chosen.items() for at in where):
-                raise ValueError(f"nothing is shown at {chosen}")
+                raise ValueError(f"nothing is shown for {chosen}")
         files = [_file(frame.picture) for frame in frames]
         if (size := sum(map(len, files))) > MOST:
-            raise ValueError(f"{len(files)} pictures are {size:,} bytes; choose among fewer, {MOST:,} are allowed")
+            raise ValueError(f"{len(files)} pictures take {size:,} bytes; show fewer: at most {MOST:,} are allowed")
         first = {name: options[0] for name, options in self.controls.items()}
         leading = dict(list(first.items())[:1])
         self.first = _in_a_row(

@@ -11,12 +11,13 @@ from scipy.signal import find_peaks
 from torch import Tensor
 
 from brainvis.data.dataset import EEGDataset
+from brainvis.data.unit import unit_of
 from brainvis.evaluation.analysis import Successions
 from brainvis.evaluation.confounds import LEVEL, Audit
 from brainvis.plots import style
 from brainvis.plots.style import PALETTE, panels
 
-TIME, VALUES = "time after onset (ms)", "EEG (the file's units)"
+TIME = "time after onset (ms)"
 
 
 def stimuli_figure(data: EEGDataset, images: list[int], columns: int = 6) -> Figure:
@@ -55,7 +56,7 @@ def single_trials_figure(data: EEGDataset, trials: list[int], channels: int = 8)
     """A few unprocessed trials, `channels` of their channels one above the other."""
     figure, axes = panels(1, len(trials), height=3.6, sharey=True, squeeze=False)
     for axis, trial in zip(axes.flat, trials, strict=True):
-        style.show_trial(axis, data, trial, channels, trials, style.FILE_UNIT if trial == trials[-1] else None)
+        style.show_trial(axis, data, trial, channels, trials, bar=trial == trials[-1])
         axis.set_title(
             f"{style.words(data.class_names[data.labels[trial]], 24)}\nsubject {data.subjects[trial]}, trial {trial}"
         )
@@ -67,10 +68,11 @@ def evoked_figure(data: EEGDataset, evoked: Tensor, moments: int = 4) -> Figure:
     power, times = evoked.std(0).numpy(), 1000 * data.times.numpy()  # (time,)
     peaks, _ = find_peaks(power, distance=len(power) // 20 + 1)
     peaks = sorted(peaks[power[peaks].argsort()[::-1][:moments]].tolist()) if data.montage else []
+    values = f"EEG ({unit_of(data)})"
     figure, axes = panels(1, 1 + len(peaks), width_ratios=(2.2, *[1] * len(peaks)), squeeze=False)
     axes[0, 0].plot(times, evoked.T, color="black", linewidth=0.4, alpha=0.5)
     axes[0, 0].plot(times, power, color=PALETTE[3], linewidth=1.5, label="global field power")
-    axes[0, 0].set(xlabel=TIME, ylabel=VALUES, title="evoked response, all channels")
+    axes[0, 0].set(xlabel=TIME, ylabel=values, title="evoked response, all channels")
     axes[0, 0].legend(loc="upper right")
     for axis, peak in zip(axes[0, 1:], peaks, strict=True):
         axes[0, 0].axvline(times[peak], color=PALETTE[3], linewidth=0.6, linestyle=":")
@@ -81,7 +83,7 @@ def evoked_figure(data: EEGDataset, evoked: Tensor, moments: int = 4) -> Figure:
             look = {"cmap": style.DIVERGING, "vlim": (-limit, limit), "sensors": False, "show": False}
             picture, _ = mne.viz.plot_topomap(evoked[:, peak].numpy(), info, axes=axis, **look)
     if peaks:
-        figure.colorbar(picture, ax=axes[0, 1:], label=VALUES, shrink=0.7)
+        figure.colorbar(picture, ax=axes[0, 1:], label=values, shrink=0.7)
     return figure
 
 
@@ -89,9 +91,10 @@ def class_evoked_figure(data: EEGDataset, evoked: Tensor, classes: Tensor) -> Fi
     """Field power of the evoked response of every class (class, channel, time), and how three of them differ."""
     figure, (left, right) = panels(1, 2)
     names, times = [style.words(data.class_names[label]) for label in classes], 1000 * data.times.numpy()
+    unit = unit_of(data)
     edges = [times[0], times[-1], len(names) - 0.5, -0.5]
     picture = left.imshow(evoked.std(1), aspect="auto", extent=edges, cmap=style.SEQUENTIAL, vmin=0)
-    figure.colorbar(picture, ax=left, label="global field power")
+    figure.colorbar(picture, ax=left, label=f"global field power ({unit})")
     left.set(xlabel=TIME, ylabel="class", title="evoked response of every class")
     if len(names) <= style.MANY:
         left.set_yticks(range(len(names)), names)
@@ -101,7 +104,9 @@ def class_evoked_figure(data: EEGDataset, evoked: Tensor, classes: Tensor) -> Fi
     for label in dict.fromkeys((ranked[-1], ranked[len(ranked) // 2], ranked[0])):
         right.plot(times, evoked[label, channel], label=names[label])
     right.axvline(times[moment], color="black", linewidth=0.6, linestyle=":")
-    right.set(xlabel=TIME, ylabel=VALUES, title=f"channel {style.words(data.channels[channel])}, three classes")
+    right.set(
+        xlabel=TIME, ylabel=f"EEG ({unit})", title=f"channel {style.words(data.channels[channel])}, three classes"
+    )
     right.legend()
     return figure
 
@@ -158,7 +163,7 @@ def order_figure(data: EEGDataset, found: Successions) -> Figure:
     right.scatter(places, 100 * found.share, s=14, color=PALETTE[0], zorder=3, label="as recorded")
     if len(data.class_names) <= style.MANY:
         right.set_xticks(places, [*map(style.words, data.class_names)], rotation=90)
-    right.set(xlabel="class", ylabel="trials (%)", ylim=(-3, 103), title="next has the same class")
+    right.set(xlabel="class", ylabel="trials (%)", ylim=(-3, 103), title="next trial has the same class")
     right.legend()
     return figure
 
@@ -170,9 +175,9 @@ def confounds_figure(audits: dict[str, Audit]) -> Figure:
         low, high = audit.null.quantile(torch.tensor([0.0, 1.0], dtype=audit.null.dtype)).tolist()
         axis.barh(place, high - low, left=low, height=0.5, color=style.COLOUR_OF["chance"], alpha=0.4, linewidth=0)
         axis.plot(audit.value, place, "o", color=PALETTE[3] if audit.p <= LEVEL else PALETTE[0])
-    axis.plot([], [], "s", color=style.COLOUR_OF["chance"], alpha=0.4, label="by chance, least to greatest")
+    axis.plot([], [], "s", color=style.COLOUR_OF["chance"], alpha=0.4, label="by chance, lowest to highest")
     axis.plot([], [], "o", color=PALETTE[3], label=f"as recorded, p at most {LEVEL:g} (uncorrected)")
-    axis.plot([], [], "o", color=PALETTE[0], label="as recorded, p above")
+    axis.plot([], [], "o", color=PALETTE[0], label="as recorded, larger p")
     axis.set_yticks(range(len(audits)), [audit.question for audit in audits.values()])
     axis.invert_yaxis()
     axis.axvline(0, color="black", linewidth=0.6)
@@ -188,7 +193,7 @@ def calibration_figure(table: dict) -> Figure:
     figure, axes = panels(1, 3, height=3.4, width_ratios=(1, 1, 1))
     classifiers = {
         "order of labels": ("whole trial", PALETTE[2]),
-        "slow drift": ("the trial before", PALETTE[1]),
+        "slow drift": ("previous trial", PALETTE[1]),
     }
     colours = dict(zip(table["family"], (PALETTE[0], PALETTE[4], PALETTE[1], PALETTE[5]), strict=False))
     for axis, design in zip(axes, ("block", "interleaved"), strict=False):

@@ -40,9 +40,7 @@ def comparison_figure(scores: dict[str, dict], differences: dict[str, dict]) -> 
         right.annotate(p, (place + 0.1, 100 * top["value"]))
     right.axhline(0, color=COLOUR_OF["chance"], linewidth=1)
     right.set_xticks(range(len(differences)), [f"fused -\n{name}" for name in differences])
-    right.set(
-        xlim=(-0.5, len(differences) - 0.3), ylabel="percentage points", title="paired differences, top-1 (p: Holm)"
-    )
+    right.set(xlim=(-0.5, len(differences) - 0.3), ylabel="points", title="paired differences, top-1 (p: Holm)")
     return figure
 
 

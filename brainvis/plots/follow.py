@@ -15,11 +15,6 @@ from brainvis.plots.style import COLOUR_OF, PALETTE, Pixels, panels
 TIME = "time after onset (ms)"
 
 
-def unit(data: EEGDataset, trial: int = 0) -> str:
-    """The unit of a data set's numbers, judged by their size: standardised numbers are about 1."""
-    return "z" if data.trials[trial].std() < 3 else "µV"
-
-
 def followed_trial(data: EEGDataset, among: Tensor, subject: int | None = None) -> int:
     """The trial that all notebooks follow: the first trial of the middle class in `among` (indices), restricted to
     `subject` if it has any of these. It is not picked by hand, and nothing else in a notebook changes it.

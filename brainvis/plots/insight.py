@@ -82,7 +82,7 @@ def quality_figure(quality: Mapping[int, Mapping[str, float]]) -> Figure:
         style.chance_line(axis, 100 * np.mean([of["chance"] for of in quality.values()]), "chance")
         axis.margins(x=0.15)
         axis.set_xlabel(label)
-    axes[0].set(ylabel="accuracy, linear classifier (%)", title="a number: a subject (bar: standard error)")
+    axes[0].set(ylabel="accuracy, linear classifier (%)", title="one point per subject, numbered (bar: standard error)")
     axes[0].legend()
     return figure
 
@@ -97,7 +97,7 @@ def moving_average_figure(momentum: float, steps: int, tokens: Tensor, most: int
         half = np.log(0.5) / np.log(momentum)
         left.axvline(half / steps, color="black", linestyle=":", linewidth=1, label=f"half: {half:.0f} steps")
         left.legend()
-    left.set(xlabel="epochs ago", ylabel="share from that time on (%)", ylim=(0, 103))
+    left.set(xlabel="epochs ago", ylabel="share from then on (%)", ylim=(0, 103))
     left.set_title("what the target encoder is made of")
     counts = tokens.flatten().bincount()
     common = counts.argsort(descending=True)[: min(most, int((counts > 0).sum()))]
@@ -119,7 +119,7 @@ def line_figure(geometry: Mapping[str, Sequence[float]], cosine: float) -> Figur
     looks["length"] = ("length, relative to the ends", "^--", COLOUR_OF["chance"])
     for name, (label, marker, colour) in looks.items():
         axis.plot(geometry["place"], geometry[name], marker, color=colour, label=label)
-    axis.set(xlabel="place between class name (0) and caption (1)", ylabel="cosine, or length")
+    axis.set(xlabel="position between class name (0) and caption (1)", ylabel="cosine, or length")
     axis.set_title(f"between two texts with cosine {cosine:.2f}")
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure

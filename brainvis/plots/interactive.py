@@ -6,9 +6,10 @@ import numpy as np
 from torch import Tensor
 
 from brainvis.data.dataset import EEGDataset
+from brainvis.data.unit import unit_of
 from brainvis.plots import style
 from brainvis.plots.choose import Choice, Frame
-from brainvis.plots.follow import TIME, unit
+from brainvis.plots.follow import TIME
 from brainvis.plots.insight import topography
 from brainvis.plots.style import COLOUR_OF, PALETTE, Pixels, panels
 
@@ -27,7 +28,7 @@ def evoked_choice(data: EEGDataset, by_class: Tensor, classes: Tensor, electrode
     for row in rows:  # each (channel, time)
         name = data.class_names[classes[row]]
         responses[f"{name} ({row + 1})" if name in responses else name] = by_class[row]
-    times, what = 1000 * data.times.numpy(), f"EEG ({unit(data)})"
+    times, what = 1000 * data.times.numpy(), f"EEG ({unit_of(data)})"
     limit = 1.05 * max(response[best].abs().max().item() for response in responses.values())
     frames = []
     for name, response in responses.items():

@@ -148,7 +148,7 @@ def _pictures(axes: Axes, configuration: Configuration, text_shape: tuple, pictu
     """The lower row: text embeddings, alignment and both stages, each with its picture below."""
     generation, alignment = configuration.generation, configuration.alignment
     shape = f"{text_shape[0]} x {text_shape[1]}"
-    _box(axes, (2.25, 1.1, 2.2, 0.72), f"CLIP text encoder\nlast hidden states, {shape}\nonly for training", FROZEN)
+    _box(axes, (2.25, 1.1, 2.2, 0.72), f"CLIP text encoder\nlast hidden states, {shape}\nfor training only", FROZEN)
     axes.text(3.35, 0.92, f"coarse: “{name}”\nfine: a caption of the picture", fontsize=7, ha="center", va="top")
     mlp = f"alignment\n{alignment.wide} and {alignment.narrow} wide,\nto {shape}"
     _box(axes, (5.35, 1.1, 1.75, 0.72), mlp, LEARNT)

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from brainvis.data.dataset import EEGDataset
+from brainvis.data.unit import unit_of
 
 Pixels = NDArray[np.uint8]
 WIDTH, HEIGHT = 9.0, 3.0  # inches: a figure as wide as the text, and one row of panels
-FILE_UNIT = "units of the file"  # of EEG, standardised or microvolts
 MANY = 20  # names: more do not fit on an axis or in a legend
 # Blue, orange, indigo, vermilion, ...: seaborn's colour-blind palette without its green, which some see as its red.
 PALETTE = sns.color_palette(
@@ -195,11 +195,9 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def show_trial(
-    axes: Axes, data: EEGDataset, trial: int, channels: int, among: Sequence[int], unit: str | None = FILE_UNIT
-) -> None:
+def show_trial(axes: Axes, data: EEGDataset, trial: int, channels: int, among: Sequence[int], bar: bool = True) -> None:
     """Some channels of a trial one above the other, at distances that suit the trials it is drawn among; with an
-    amplitude bar unless `unit` is None."""
+    amplitude bar if `bar`."""
     shown = np.linspace(0, len(data.channels) - 1, min(channels, len(data.channels))).round().astype(int)
     step = 6 * data.trials[among][:, shown].std().item()  # six standard deviations apart: lines rarely meet
     heights = -step * np.arange(len(shown))
@@ -207,5 +205,5 @@ def show_trial(
     axes.plot(1000 * data.times, signals.T, color="black", linewidth=0.6)
     axes.set_yticks(heights, [words(data.channels[channel], 12) for channel in shown])
     axes.set_xlabel("time after onset (ms)")
-    if unit:
-        amplitude_bar(axes, step, unit)
+    if bar:
+        amplitude_bar(axes, step, unit_of(data))

@@ -35,7 +35,7 @@ def classification_figure(
     """
     scores = scores[(scores["stage"] == "fusion") & (scores["ablation"] == "full")]
     if scores.empty:
-        return empty_figure("No run of the fusion stage is there yet.")
+        return empty_figure("There is no run of the fusion stage yet.")
     tops = scores.loc[scores["score"].str.endswith(".top1"), "score"].str.removesuffix(".top1")
     found = [name for name in tops.unique() if name != "referee" and not name.startswith("difference.")]
     own, last = [name for name in found if name not in FEATURES], list(FEATURES)
@@ -77,7 +77,7 @@ def ablation_figure(scores: pd.DataFrame, subject: int) -> Figure:
     classified = {"fused": _by(scores[scores["stage"] == "fusion"], "ablation", "fused.top1")}
     generated = {stage: _by(scores, "ablation", f"{stage}.generation_accuracy") for stage in PICTURES_OF}
     if not classified["fused"]:
-        return empty_figure(f"No run of the fusion stage of subject {subject} is there yet.")
+        return empty_figure(f"There is no run of the fusion stage for subject {subject} yet.")
     figure, axes = panels(1, 2, height=3.4)
     parts = (("classification accuracy, top-1 (%)", classified), ("generation accuracy, GA (%)", generated))
     for axis, (title, groups) in zip(axes, parts, strict=True):
@@ -102,7 +102,7 @@ def differences_figure(differences: pd.DataFrame) -> Figure:
     `differences` are those of `comparisons.ablation_differences`.
     """
     if differences.empty:
-        return empty_figure("No ablation was run beside the whole method.")
+        return empty_figure("No ablation has been run besides the whole method.")
     measures, ablations = differences["measure"].unique(), list(differences["ablation"].unique())
     size = {"height": 0.34 * len(ablations) + 1.1, "sharey": True, "squeeze": False}
     figure, axes = panels(1, len(measures), **size)
@@ -181,7 +181,7 @@ def results_grid_figure(
         axes[row, block * (wide + 1)].set_xlabel(style.words(names[trial], 16), fontsize=7)
     for axis in axes.flat:
         axis.xaxis.labelpad = 2
-    said = f"Beneath: the class shown, and the class predicted from EEG, of which “{last}” is told (✓ right, ✗ wrong)."
+    said = f"Beneath: the class shown, and the class predicted from EEG, which “{last}” is told (✓ right, ✗ wrong)."
     if seen:
         said += "\nFrames: the judge sees the class that was shown (blue) or another one (dashed orange)."
     figure.supxlabel(said, fontsize=7.5, x=0.01, ha="left")

@@ -27,7 +27,7 @@ def mask_figure(data: EEGDataset, trial: int, mask: Tensor, tokens: Tensor, chan
         middle = edges[unit] + length / 2
         axis.text(middle, 1.01, token, transform=axis.get_xaxis_transform(), fontsize=6, ha="center")
     axis.set_xlim(edges[0], edges[-1])
-    axis.set_title(f"{int(mask.sum())} of {len(mask)} units masked (grey), the token of each above", pad=14)
+    axis.set_title(f"{int(mask.sum())} of {len(mask)} units masked (grey), with their tokens above", pad=14)
     return figure
 
 
@@ -86,7 +86,7 @@ def pretraining_figure(history: History, before: dict[str, float], chance: float
         epochs, values = history.curve(f"validation_{term}")
         axis.plot(epochs, [scale * value for value in values], "--", color=COLOUR_OF["chance"], label=label)
         axis.legend()
-    style.chance_line(classification, math.log(codewords), "all codewords alike")
+    style.chance_line(classification, math.log(codewords), "all codewords equally likely")
     classification.legend()
     names = {"residual_scale": "scalars of sublayers", "variance_over_trials": "variance over trials"}
     names |= {"variance_over_positions": "variance over positions"}
@@ -122,7 +122,7 @@ def codebook_figure(usage: dict[str, Tensor]) -> Figure:
     for (when, counts), colour in zip(usage.items(), PALETTE, strict=False):
         shares = 100 * counts.sort(descending=True).values / counts.sum()
         axis.step(range(1, len(shares) + 1), shares, where="mid", color=colour, label=when)
-    axis.axhline(100 / len(counts), color=COLOUR_OF["chance"], linestyle="--", linewidth=1, label="all alike")
+    axis.axhline(100 / len(counts), color=COLOUR_OF["chance"], linestyle="--", linewidth=1, label="all equally often")
     axis.set(xlabel="codeword, by frequency", ylabel="units (%)", title="use of the codebook")
     axis.legend()
     return figure

@@ -3,8 +3,8 @@
 A small phantom (2 subjects, 20 classes, 12 pictures of each), recorded under drift from 0 to 1, interleaved and in
 blocks, from 20 seeds: every audit of `brainvis.evaluation.confounds`. Two of them are classifiers that a study might
 report: a ridge regression on the whole trial, and one on the trial before, which is blind to what is shown.
-What drift in a block design adds to their accuracy is what no brain had a part in. Each point takes seconds and is
-kept, so that the study goes on where it was ended.
+What drift in a block design adds to their accuracy owes nothing to the brain. Each point takes seconds and is
+kept, so that the study resumes where it was stopped.
 
     snakemake --cores 2 audits_study                                    all of it
     python docs/studies/calibrate_audits.py --output FOLDER --minutes 3     as often as needed
@@ -111,10 +111,12 @@ def summary(points: list[dict]) -> dict:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, then summarise what is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the points, which are kept")
-    parser.add_argument("--figures", type=Path, default=ROOT / "figures" / "study", help="folder of summary and figure")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no point after so many")
-    parser.add_argument("--processes", type=int, default=1, help="that compute points (default 1)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the points, which are kept")
+    parser.add_argument(
+        "--figures", type=Path, default=ROOT / "figures" / "study", help="folder for the summary and the figure"
+    )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no point after this many minutes")
+    parser.add_argument("--processes", type=int, default=1, help="points computed at once (default 1)")
     chosen = parser.parse_args(arguments)
     begin, code = time.monotonic(), code_digest("brainvis.evaluation.confounds", "brainvis.phantom.recording")
     file = chosen.output / f"points-{digest([SIZE, GAINS, code])[:8]}.jsonl"  # of this code alone
@@ -138,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
         drawn = calibration_figure(table)
         for kind, metadata in METADATA.items():
             drawn.savefig(figure.with_suffix(f".{kind}"), dpi=150, metadata=metadata)
-    print(f"{len(points)} of {len(wanted)} points are there")
+    print(f"{len(points)} of {len(wanted)} points are done")
 
 
 if __name__ == "__main__":

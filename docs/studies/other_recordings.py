@@ -70,7 +70,7 @@ def ssvep(data: EEGDataset, folder: Path, most: int | None = None) -> Tensor:
     BrainvisError: there are no recordings in the folder.
     """
     if not (files := sorted(folder.glob("*/*_raw.fif"))):
-        raise BrainvisError(f"no recordings are in {folder}: one folder a subject, with files that end in _raw.fif")
+        raise BrainvisError(f"no recordings in {folder}: it must contain one folder per subject, with *_raw.fif files")
     target, samples, parts = positions(data.channels, data.montage), data.trials.shape[-1], []
     for file in files:
         raw = mne.io.read_raw_fif(file, preload=True, verbose="error").pick("eeg")

@@ -1,9 +1,9 @@
 """What the whole pipeline reaches where there is nothing to learn: stages 01 to 04 on permuted labels.
 
     snakemake --cores 2 permuted_study       runs them (a quarter of an hour), and writes figures/study/permuted.json
-    python docs/studies/permuted_labels.py --gather figures/study/permuted.json      of the runs that are there
+    python docs/studies/permuted_labels.py --gather figures/study/permuted.json      from the runs that are there
 
-Each subject's trials exchange what was shown in them, class, picture and part of the split, once; three seeds train.
+What was shown (class, picture and part of the split) is permuted once between each subject's trials; three seeds train.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def gathered(study: Study) -> dict:
     seeds = {subject: [p.results["study"]["seed"] for p in runs] for subject, runs in by_subject.items()}
     first = next(iter(seeds.values()), [])
     if not first or any(own != first for own in seeds.values()) or not all(map(same_trials, by_subject.values())):
-        raise BrainvisError(f"seeds of each subject: {seeds}; run the same for all first: snakemake permuted_study")
+        raise BrainvisError(f"seeds of each subject: {seeds}; run the same for all of them: snakemake permuted_study")
     arrays = [runs[0].arrays for runs in by_subject.values()]
     labels, groups = (np.concatenate([of[name].numpy() for of in arrays]) for name in ("labels", "groups"))
     chance, found = 1 / arrays[0]["logits"].shape[1], {}
@@ -62,8 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the JSON file to write")
     parser.add_argument("--preset", type=Path, default=PRESET, help="a preset with permuted labels")
-    parser.add_argument("--cores", type=int, default=2, help="notebooks at once (default 2)")
-    parser.add_argument("--gather", action="store_true", help="run nothing")
+    parser.add_argument("--cores", type=int, default=2, help="notebooks run at once (default 2)")
+    parser.add_argument("--gather", action="store_true", help="run nothing, only gather")
     chosen = parser.parse_args(arguments)
     if not chosen.gather:
         run(chosen.preset, chosen.cores)

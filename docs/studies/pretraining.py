@@ -1,14 +1,14 @@
 """What is pre-training worth? The time branch, fine-tuned on a share of the labels, after each kind of pre-training.
 
-    snakemake --cores 2 pretraining_study                    all of it: hours, and it goes on where it was
+    snakemake --cores 2 pretraining_study                    all of it: takes hours, resumes where it was stopped
     python docs/studies/pretraining.py lmm 0 interleaved FOLDER    one kind, seed and world
 
 `show_pretraining.py` makes a figure and a text of them.
 
 The learning rate of each kind and share is chosen on validation trials among `RATES`, because each start has its own
 best one: with the first seed, for all seeds. The epoch is chosen in every run. Test trials are read once, with what was
-chosen. Worlds are phantoms: where classes are recorded in blocks under slow drift, the time of recording tells them,
-and a pre-training that learns it would help. With all labels every start reads nearly all classes there, so that one
+chosen. Worlds are phantoms: where classes are recorded in blocks under slow drift, the time of recording gives them
+away, and a pre-training that learns it would help. With all labels every start reads nearly all classes there, so one
 such world is tried with fewer labels, too.
 """
 

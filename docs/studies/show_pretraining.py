@@ -27,11 +27,12 @@ FEWEST = 3  # seeds of a comparison that is judged in words
 READOUTS = {"mean_of_units": "mean over units", "all_units": "all units"}
 PROBED = """A linear probe of the class, cross-validated in the training part, on the encoder before and after LMM as
 released, without any fine-tuning. LMM sees no labels. Where classes were recorded in blocks under slow drift, the time
-of recording tells the class; without signal nothing else does. Means over seeds:"""
+of recording gives the class away; without signal nothing else does. Means over seeds:"""
 INTRODUCTION = """# What pre-training is worth
 
-The time branch of preset `demo` on the **phantom**, which is no brain data, fine-tuned after each kind of pre-training;
-accuracy on test trials, chance {chance:.3f}. Seeds: {seeds}. Brackets hold 95 % intervals over seeds and pictures.
+The time branch of preset `demo` on the **phantom**, which is not brain data, fine-tuned after each kind of
+pre-training; accuracy on test trials, chance {chance:.3f}. Seeds: {seeds}. Brackets hold 95 % intervals over seeds and
+pictures.
 """
 
 
@@ -161,7 +162,7 @@ def verdict(kept: dict, world: str) -> str:
     shows nothing of a kind, however narrow its interval over trials."""
     of_world = {name: gain for name, gain in kept["gain over none"].items() if name.startswith(f"{world} |")}
     if not of_world:
-        return "Nothing to compare with yet."
+        return "There is nothing to compare yet."
     judged = {name: gain for name, gain in of_world.items() if len(gain["seeds"]) >= FEWEST}
     said = {"helps": [], "harms": []}
     for name, gain in judged.items():
@@ -175,7 +176,7 @@ def verdict(kept: dict, world: str) -> str:
     told = (
         f"Shown to help: {helps}. Shown to harm: {harms}. Comparisons: {len(judged)}, of at least {FEWEST} seeds each"
     )
-    told += f"; {left} more have fewer seeds and are not judged." if left else "."
+    told += f"; not judged, with fewer seeds: {left}." if left else "."
     return f"{told} p-values are corrected for {len(of_world)}." if len(of_world) > 1 else told
 
 

@@ -43,12 +43,11 @@ SWEEPS = {  # table -> measure that is drawn, and its axis
 }
 INTRODUCTION = """# Tables of the study
 
-Measured on the **phantom**, which is no brain data, with preset `demo` and protocol `clean`. A number is the mean over
+Measured on the **phantom**, which is not brain data, with preset `demo` and protocol `clean`. A number is the mean over
 seeds and subjects; brackets hold 95 % intervals for which seeds and trials (whole pictures, within classes) were drawn;
 differences are paired by seed and trial, in points, with p-values corrected for all differences of the same measure in
-a table (Holm). A number that does not come from single trials has the standard
-deviation over seeds behind it (±). Below the tables of the paper stands what its authors **report** for other data
-under another protocol.
+a table (Holm). A number that does not come from single trials is followed by its standard deviation over seeds (±).
+Below each table of the paper is what its authors **report** for other data under another protocol.
 """
 
 
@@ -122,7 +121,7 @@ def sweep_panel(axes: Axes, name: str, frame: pd.DataFrame) -> None:
     lines = frame[frame["measure"] == measure].reset_index(drop=True)
     for place, line in lines.iterrows():
         seeds = POINTS * np.array(str(line["of_seeds"]).split(), float)
-        names = {} if place else {"seeds": "one seed", "mean": "mean, with seeds and trials in its 95 % interval"}
+        names = {} if place else {"seeds": "one seed", "mean": "mean, 95 % interval over seeds and trials"}
         axes.plot(seeds, np.full(len(seeds), place + 0.18), "o", color=GREY, markersize=3, label=names.get("seeds"))
         value, low, high = (POINTS * line[key] for key in ("value", "low", "high"))
         reach = [[value - low], [high - value]]

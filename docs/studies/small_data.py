@@ -36,12 +36,12 @@ def told(runs: list[Product]) -> str:
     low, high = map(float, intervals[baseline])
     where = "within" if low <= values[best] <= high else "above" if values[best] > high else "below"
     said = [
-        f"The best network, {best}, reads {values[best]:.3f}, {where} the interval of the best baseline, {baseline} "
+        f"The best network, {best}, reaches {values[best]:.3f}, {where} the interval of the best baseline, {baseline} "
         f"({values[baseline]:.3f} [{low:.3f}, {high:.3f}])."
     ]
     kinds = [run.metrics["fused_is"] for run in runs]
     counted = ", ".join(f"{kind} {kinds.count(kind)}" for kind in dict.fromkeys(kinds))
-    said.append(f"What is called fused was chosen without test trials ({runs[0].metrics['compared_on']}): {counted}.")
+    said.append(f"What is called “fused” was chosen without test trials ({runs[0].metrics['compared_on']}): {counted}.")
     for name in (name for name in CONFOUNDS.values() if name in values):
         score, chance = values[name], float(rows.loc["by chance", "balanced accuracy"])
         verdict = "above" if float(intervals[name][0]) > chance else "not shown to be above"
@@ -61,7 +61,7 @@ def write(studies: dict[str, str], page: Path = PAGE) -> None:
         body = f"{to_markdown(pooled_table(runs))}\n{told(runs)}\n\n{to_markdown(subjects_table(runs))}"
         begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
         if begin not in text or end not in text:
-            raise ValueError(f"{page} has no marks {begin} and {end}")
+            raise ValueError(f"{page} has no marks {begin} and {end}: add them where the tables are to go")
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{body}{end}{rest.split(end)[1]}"
     write_aside(page, lambda aside: aside.write_text(text, encoding="utf-8"))

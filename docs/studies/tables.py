@@ -1,14 +1,14 @@
-"""Every table of the paper, in form, from runs of ours, and sweeps that the paper does not have; tables.yml says which.
+"""Every table of the paper, in form, from our own runs, and sweeps that the paper does not have; tables.yml says which.
 
-    snakemake --cores 2 tables_study                          all of it: hours, and it goes on where it was
+    snakemake --cores 2 tables_study                          all of it: takes hours, resumes where it was stopped
     snakemake --cores 2 table6_study                          one table
-    python docs/studies/tables.py run codewords_220 0 PARTS   one part, a change and a seed, with the runs that it lacks
-    python docs/studies/tables.py table table6 PARTS OUT.csv  a table of parts that are there
+    python docs/studies/tables.py run codewords_220 0 PARTS   one part: a change and a seed, with the runs it needs
+    python docs/studies/tables.py table table6 PARTS OUT.csv  one table, from the parts that are there
 
 `show_tables.py` makes figures and a text of them.
 
-A part is a small file that is kept: scores, and of each test trial what it was given, so that differences are paired
-and intervals hold seeds and trials.
+A part is a small file that is kept: scores, and the result of each test trial, so that differences are paired and
+intervals cover seeds and trials.
 """
 
 import argparse
@@ -148,7 +148,7 @@ def of_branch(study: Study, data: EEGDataset, stage: str, product: Product) -> t
     trials = {name: of.int().tolist() for name, of in hits.items()}
     found = (predicted == labels).double().mean().item()
     if abs(found - product.metrics["test"]["top1"]["value"]) > 2 / len(labels):
-        sys.exit(f"{product.folder}: the saved weights read {found:.4f} of the test trials, not what the run says")
+        sys.exit(f"{product.folder}: the saved weights get {found:.4f} of the test trials right, not what the run says")
     if branch == "time":
         return trials, {}
     training = study.configuration.frequency.training
@@ -238,7 +238,7 @@ def estimated(parts: list, stage: str, score: str, subjects: list[int], others=N
 def _runs(of_seed: list[dict], stage: str, subjects: list[int]) -> list[dict]:
     found = [run for run in of_seed if run["stage"] == stage and run["subject"] in (0, *subjects)]
     if not found:
-        sys.exit(f"a part has no run of {stage} for subjects {subjects}: tables.yml has to name it")
+        sys.exit(f"a part has no run of {stage} for subjects {subjects}: tables.yml must name it")
     return found
 
 
