@@ -28,17 +28,8 @@ NUMBERS = ("value", "low", "high", "chance", "p")  # of a score
 # Columns for pictures: these first, then every other metric that has a title.
 FIRST = ("generation_accuracy", "inception_score", "fid", "clip_similarity", "ssim", "pixel_correlation")
 IDENTITY = ["subject", "ablation", "protocol"]  # columns
-NARROW = (
-    "subject",
-    "ablation",
-    "pictures of",
-    "seeds, classifier",
-    "CA top-1",
-    "seeds, pictures",
-    "GA",
-    "FID",
-    "2-way CLIP",
-)
+HEADS = ("subject", "ablation", "pictures of")
+NARROW = (*HEADS, "seeds, classifier", "CA top-1", "seeds, pictures", "GA", "FID", "2-way CLIP")
 
 
 def gather_scores(study: Study) -> pd.DataFrame:
@@ -179,8 +170,9 @@ def pictures_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def narrow(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of one of these tables that fit on a page; `results.md` has them all."""
-    return table[[name for name in table if name in NARROW or name.startswith("REPORTED")]]
+    """The columns of one of these tables that fit on a page, behind what each row is of; `results.md` has them all."""
+    shown = table[[name for name in table if name in NARROW or name.startswith("REPORTED")]]
+    return shown.set_index([name for name in HEADS if name in shown])
 
 
 def _identity(study: Study) -> dict:
