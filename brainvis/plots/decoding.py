@@ -170,6 +170,7 @@ def interpolation_figure(own: dict[str, Tensor], other: dict[str, Tensor]) -> Fi
     for place, name in ((0, "class name"), (1, "caption")):
         left.plot(place, 0, "D", color=COLOUR_OF["truth"], clip_on=False)
         left.annotate(name, (place, 0), xytext=(0, 8), textcoords="offset points", ha="center")
+    left.margins(x=0.2)  # room for both names
     left.set(xlabel="position on the line between both", ylabel="distance from the line", ylim=(0, None))
     ends = [min(right.get_xlim()[0], right.get_ylim()[0]), max(right.get_xlim()[1], right.get_ylim()[1])]
     right.plot(ends, ends, color=COLOUR_OF["chance"], linewidth=1, linestyle=":")  # equally close to both
