@@ -209,7 +209,7 @@ def _row(record, first, names: dict[str, list]) -> tuple[int, ...]:
         row["image"] = -1
     for key, value in row.items():
         if not isinstance(value, int):
-            raise ValueError(f"has {key} {value!r}, which is not a whole number")
+            raise ValueError(f"has {key!r} set to {value!r}, which is not a whole number")
     for key, known in names.items():
         if known and not 0 <= row[key] < len(known):
             raise ValueError(f"has {key} {row[key]}, but the file lists {len(known)} (0 to {len(known) - 1})")
