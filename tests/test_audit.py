@@ -67,7 +67,7 @@ def test_identical_recordings_are_told_apart_by_where_they_are(tmp_path):
     assert found.counts["identical_across_pictures"] == 2 and found.counts["identical_across_parts"] == 1
     (example,) = found.findings["identical_across_parts"].examples
     assert example == "trial 3 (subject 1, n1_3, val) = trial 11 (subject 2, n2_5, test)"
-    assert found.verdict == "TEST SCORES MAY BE TOO GOOD. the same recording in two parts of the split: 1."
+    assert found.verdict == "TEST SCORES MAY BE TOO GOOD. the same trial in two parts of the split: 1."
 
 
 def test_recordings_that_no_part_uses_leak_nothing():
@@ -117,7 +117,10 @@ def test_gaps_are_listed_by_picture(tmp_path):
     assert missing_trials(data) == [(1, 2), (2, 2), (3, 0)]
     found = audit(data)
     assert found.counts["missing_trials"] == 3 and found.counts["pictures_not_for_all"] == 2
-    assert found.findings["pictures_not_for_all"].examples == ("n1_2 lacks subject 1, 2", "n0_0 lacks subject 3")
+    assert found.findings["pictures_not_for_all"].examples == (
+        "n1_2: no usable trial of subject 1, 2",
+        "n0_0: no usable trial of subject 3",
+    )
     assert "no score is too good" in found.verdict
 
 

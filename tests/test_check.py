@@ -229,7 +229,7 @@ def test_pictures_of_ones_own_are_not_imagenets(empty_machine, capsys):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [("window: [0, 300]", "the window 0:300 needs 300"), ("channels: [Oz]", "names 1 channels, but the trials have 4"),
-     ("split_index: 1", "no split 1"), ("montage: biosemi64", "montage biosemi64 has no place for EEG001")],
+     ("split_index: 1", "no split 1"), ("montage: biosemi64", "montage biosemi64 has no position for EEG001")],
 )  # fmt: skip
 def test_what_does_not_load_cannot_start(setting, words, empty_machine, capsys):
     published(empty_machine / "eegcvpr40")

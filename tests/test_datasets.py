@@ -109,9 +109,9 @@ def test_without_images_and_with_names(tmp_path, content, splits):
     (tmp_path / "class_names.json").write_text(json.dumps({WNIDS[0]: "nag"}))
     (tmp_path / "captions.json").write_text(json.dumps({"n02389026_0": "a nag"}))
     data = load_dataset("eegcvpr40", folder=tmp_path)
-    assert not data.has_images and "no images" in data.notes[-1]
+    assert not data.has_images and "no pictures" in data.notes[-1]
     assert data.class_names[0] == "nag" and data.captions["n02389026_0"] == "a nag"
-    with pytest.raises(DatasetError, match="image tree"):
+    with pytest.raises(DatasetError, match="no pictures. Put the picture folder"):
         data.image_path(0)
     (tmp_path / "captions.json").write_text("{")
     with pytest.raises(BrainvisError, match="captions.json.* not JSON"):
@@ -126,7 +126,7 @@ def test_missing_image_names_its_file_and_trial(tmp_path, content, splits):
     (tmp_path / "image/n03888257/n03888257_2.JPEG").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match=r"n03888257_2.JPEG cannot be read"):
         data.image(6)
-    with pytest.raises(DatasetError, match="no image 12"):
+    with pytest.raises(DatasetError, match="no picture 12"):
         data.image(12)
 
 
@@ -189,7 +189,7 @@ def test_faulty_splits(tmp_path, content, splits):
     fails(tmp_path, SPLIT_FILE, "val", "trial 24", "24 trials")
     splits[0]["val"][-1] = splits[0]["test"][0]
     write(tmp_path, content, splits)
-    fails(tmp_path, "trial 3 is more than once", "test")
+    fails(tmp_path, "trial 3 is listed more than once", "test")
     splits[0] = {"train": [0], "test": [1]}
     write(tmp_path, content, splits)
     fails(tmp_path, SPLIT_FILE, "split 0", "val")
@@ -265,7 +265,7 @@ def test_protocols():
     ("changes", "message"),
     [
         ({"trials": torch.zeros(10, 2, 5, dtype=torch.float64)}, "float32"),
-        ({"trials": torch.zeros(0, 2, 5)}, "no trial is left"),
+        ({"trials": torch.zeros(0, 2, 5)}, "no trials are left"),
         (
             {"trials": torch.cat([torch.zeros(9, 2, 5), torch.full((1, 2, 5), float("nan"))])},
             "trial 9 .subject 5. has 10",
@@ -278,15 +278,15 @@ def test_protocols():
         ({"splits": {"train": torch.arange(6)}}, "splits are"),
         (
             {"splits": {"train": torch.tensor([10]), "val": torch.arange(1), "test": torch.arange(1, 2)}},
-            "names trial 10",
+            "lists trial 10",
         ),
         (
             {"splits": {"train": torch.tensor([4, 4]), "val": torch.arange(1), "test": torch.arange(1, 2)}},
-            "trial 4 is more",
+            "trial 4 is listed more than once",
         ),
         (
             {"splits": {"train": torch.arange(3), "val": torch.tensor([2]), "test": torch.tensor([5])}},
-            "trial 2 is more",
+            "trial 2 is listed more than once",
         ),
     ],
 )

@@ -150,9 +150,9 @@ def test_choices_that_cannot_be_are_refused_before_the_conversion(tmp_path, monk
     for options, words in (
         ({"split_index": 6}, "no split 6: choose split_index from 0 to 5"),
         ({"split": "single", "split_index": 1}, "no split 1"),
-        ({"window": (20, 20)}, r"window is \(20, 20\); it needs two whole numbers"),
-        ({"lengths": (600, 450)}, r"lengths is \(600, 450\); it needs .* not above the second"),
-        ({"names": "mine"}, "names is 'mine'; it needs 'corrected' or 'released'"),
+        ({"window": (20, 20)}, r"window is \(20, 20\); it must be two whole numbers"),
+        ({"lengths": (600, 450)}, r"lengths is \(600, 450\); it must be .* not greater than the second"),
+        ({"names": "mine"}, "names is 'mine'; it must be 'corrected' or 'released'"),
         ({"windows": (20, 460)}, "eegcvpr40: unknown key windows; the keys are band, window"),
     ):
         with pytest.raises(DatasetError, match=words):
@@ -163,7 +163,7 @@ def test_full_disk_and_unwritable_folder_are_one_clear_error(tmp_path, monkeypat
     write(tmp_path)
     usage = stored.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(stored.shutil, "disk_usage", lambda folder: usage._replace(free=10**4))
-    with pytest.raises(DatasetError, match="no room.*0.0 MB are free.*BRAINVIS_DATA"):
+    with pytest.raises(DatasetError, match="Not enough disk space.*0.0 MB is free.*BRAINVIS_DATA"):
         load(tmp_path)
     monkeypatch.undo()
 
@@ -171,7 +171,7 @@ def test_full_disk_and_unwritable_folder_are_one_clear_error(tmp_path, monkeypat
         raise WriteError(f"{folder} cannot be written to: Permission denied.")
 
     monkeypatch.setattr("brainvis.files.writing.check_writable", refuse)
-    with pytest.raises(DatasetError, match="could not be written.*Make .* writable"):
+    with pytest.raises(DatasetError, match="cannot be written.*Make .* writable"):
         load(tmp_path)
 
 
@@ -202,7 +202,7 @@ def test_killed_conversion_is_cleared_away_and_two_processes_share_one(tmp_path,
     here = load(tmp_path).trials.double().sum().item()
     there, errors = other.communicate()
     assert other.returncode == 0 and float(there) == here, errors
-    assert (b"read once" in errors) + ("read once" in capsys.readouterr().err) == 1  # one of them has converted
+    assert (b"(once)" in errors) + ("(once)" in capsys.readouterr().err) == 1  # one of them has converted
     assert len(arrays(tmp_path)) == 1 and not list(tmp_path.glob(".*.part"))
 
 
@@ -256,11 +256,11 @@ def test_settings_file_chooses_and_arguments_win(tmp_path):
             "windows: [0, 1]",
             "unknown key windows; the keys are band, window, lengths, split, split_index, names, sampling_rate",
         ),
-        ("band: 5_96", "band is 596; it needs '5_95', '14_70'"),
-        ("split: some", "split is 'some'; it needs 'all', 'single', 'all_released' or 'single_released'"),
-        ("window: 20", "window is 20; it needs two whole numbers"),
-        ("lengths: [450, 600.5]", r"lengths is \[450, 600.5\]; it needs two whole numbers"),
-        ("split_index: first", "split_index is 'first'; it needs a whole number"),
+        ("band: 5_96", "band is 596; it must be '5_95', '14_70'"),
+        ("split: some", "split is 'some'; it must be 'all', 'single', 'all_released' or 'single_released'"),
+        ("window: 20", "window is 20; it must be two whole numbers"),
+        ("lengths: [450, 600.5]", r"lengths is \[450, 600.5\]; it must be two whole numbers"),
+        ("split_index: first", "split_index is 'first'; it must be a whole number"),
         ("- band", "holds no settings"),
         ("band: [", "not plain YAML"),
     ],
@@ -291,9 +291,9 @@ def test_single_split_in_both_readings(tmp_path):
     write(tmp_path, trials)
     published = load(tmp_path, split="single")
     assert published.splits["test"].tolist() == SPLIT["test"]  # places in the list of all trials, whoever saw them
-    split, unused, _ = published.notes  # the last one: there are no images
+    split, unused, _ = published.notes  # the last one: there are no pictures
     assert "as published" in split and "train 6 trials; val 3 trials; test 3 trials" in split
-    assert "12 of 24 usable trials are in no part" in unused and "subject 1 0 of 12, subject 2 12 of 12" in unused
+    assert "12 of 24 usable trials are in no part" in unused and "subject 1: 0 of 12, subject 2: 12 of 12" in unused
 
     released = load(tmp_path, split="single_released")
     test = released.splits["test"]
@@ -319,7 +319,7 @@ def test_places_beyond_a_subjects_own_list_are_dropped_and_counted(tmp_path):
     write(tmp_path)
     data = load(tmp_path, split="all_released")  # places 12 to 23 are no trials of a subject who has 12
     assert {name: len(part) for name, part in data.splits.items()} == {"train": 12, "val": 6, "test": 6}
-    assert "24 numbers of the split lie beyond the end" in data.notes[1]
+    assert "24 numbers in the split lie beyond the end" in data.notes[1]
 
 
 # Names
@@ -394,9 +394,9 @@ def test_sampling_rate_channels_and_montage_are_settings(tmp_path):
     assert data.channels == ("Oz", "O1", "O2", "Pz") and data.montage == "colin27_1020"
     for fault, words in (
         ({"channels": ["Oz", "O1"]}, "names 2 channels, but the trials have 4"),
-        ({"channels": ["Oz", "O1", "O2", "P?"]}, "montage colin27_1020 has no place for P?"),
-        ({"montage": "mine"}, "montage is 'mine'; it needs one of fsaverage_1005"),
-        ({"sampling_rate": 0}, "sampling_rate is 0; it needs a positive number in hertz"),
+        ({"channels": ["Oz", "O1", "O2", "P?"]}, "montage colin27_1020 has no position for P?"),
+        ({"montage": "mine"}, "montage is 'mine'. Choose one of fsaverage_1005"),
+        ({"sampling_rate": 0}, "sampling_rate is 0; it must be a positive number in hertz"),
     ):
         with pytest.raises(DatasetError, match=words.replace("?", r"\?")):
             load(tmp_path, **fault)

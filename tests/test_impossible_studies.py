@@ -253,7 +253,7 @@ def test_one_subject_may_have_all_the_trials_of_a_split(toy):
     for part in ("train", "val", "test"):
         single = without(single, part, lambda own: toy.subjects[own] == 2)
     said = single.checked_for("clean").notes[-1]
-    assert said == "Not to be studied alone: subject 1: split train, val, test is empty."
+    assert said == "Subjects that cannot be studied alone: subject 1: split train, val, test is empty."
     single.check_trainable("clean", 2)
     with pytest.raises(DatasetError, match="toy: subject 1: split train, val, test is empty. Choose another split"):
         single.check_trainable("clean", 1)
@@ -267,7 +267,7 @@ def test_an_empty_part_is_refused(toy, part):
 
 def test_a_class_without_training_trials_is_refused(toy):
     lacking = without(toy, "train", lambda own: toy.labels[own] != 2)
-    with pytest.raises(DatasetError, match="1 of the classes that are shown have no training trial: 'blue disc'"):
+    with pytest.raises(DatasetError, match="1 of the classes shown have no training trials: 'blue disc'"):
         lacking.checked_for("clean")
     lacking.check_trainable("paper")  # validation trials of that class train there
     of_one = without(toy, "train", lambda own: (toy.labels[own] != 2) | (toy.subjects[own] == 1))

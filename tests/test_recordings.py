@@ -161,7 +161,7 @@ def test_sessions_are_never_divided_between_training_and_test(folder):
     # Of each class of the first session (4 trials each), the last is validation.
     assert data.splits["val"].tolist() == [6, 7, 22, 23]
     assert sorted(torch.cat(list(data.splits.values())).tolist()) == list(range(32))
-    assert any("last session is the test" in note for note in data.notes)
+    assert any("last session is the test part" in note for note in data.notes)
 
 
 def test_splits_of_one_and_of_three_sessions():
@@ -206,7 +206,7 @@ def test_trials_marked_bad_are_left_out(tmp_path):
     raw.save(file, overwrite=True, verbose="ERROR")
     data = load(settings(tmp_path))
     assert len(data) == 7 and data.labels.tolist() == [0, 1, 1, 0, 1, 0, 1]
-    assert any("1 trials left out" in note for note in data.notes)
+    assert any("1 trials are left out" in note for note in data.notes)
 
 
 def test_channels_common_to_all_recordings(folder):
@@ -217,7 +217,7 @@ def test_channels_common_to_all_recordings(folder):
     torch.testing.assert_close(
         data.trials[-8].numpy(), expected_trial(signals, events[0][0])[[1, 0]].astype(np.float32), atol=1e-3, rtol=1e-3
     )
-    with pytest.raises(DatasetError, match="O1 not in .*session3"):
+    with pytest.raises(DatasetError, match="O1 not found in .*session3"):
         load(settings(folder, channels=["O1", "Oz"]))
 
 
@@ -234,8 +234,8 @@ def test_images_and_captions(folder):
     assert has_images(folder)
     for changes, message in (
         ({"events": {1: "star_01"}}, "same events; only one of them has 2"),
-        ({"folder": "nowhere"}, "recordings.yml: the key images.folder is 'nowhere'; it needs a folder that exists"),
-        ({"captions": "none.json"}, "images.captions is 'none.json'; it needs a JSON file that exists"),
+        ({"folder": "nowhere"}, "recordings.yml: the key images.folder is 'nowhere'; it must be an existing folder"),
+        ({"captions": "none.json"}, "images.captions is 'none.json'; it must be an existing JSON file"),
         ({"file": "x"}, "unknown key images.file; the keys are folder, events, captions"),
         ({"folder": ...}, "the key images.folder is missing"),
     ):
@@ -243,7 +243,7 @@ def test_images_and_captions(folder):
         with pytest.raises(DatasetError, match=message):
             load(settings(folder, images=changed))
         assert not has_images(folder)
-    with pytest.raises(DatasetError, match="the key images is 'stimuli'; it needs a table with folder and events"):
+    with pytest.raises(DatasetError, match="the key images is 'stimuli'; it must be a table with folder and events"):
         load(settings(folder, images="stimuli"))
 
 
@@ -280,17 +280,17 @@ def test_fingerprint_follows_settings_and_bytes_and_is_cheap(folder):
     [
         ({"windows": [1, 2]}, "unknown key windows"),
         ({"window": ...}, "key window is missing"),
-        ({"window": [2.0, 2.0]}, r"window is \[2.0, 2.0\]; it needs .* the first less than the second"),
+        ({"window": [2.0, 2.0]}, r"window is \[2.0, 2.0\]; it must be .* the first less than the second"),
         ({"window": "2-5"}, "two numbers"),
-        ({"window": [0.5, 20.0]}, r"session1_raw.fif: trial 2 \(event 1 at 7.000 s\).*outside the recording"),
-        ({"window": [-2.0, 1.0]}, r"trial 0 .*outside the recording"),
-        ({"filter": [5, 50]}, "50 Hz is not below the Nyquist frequency, 50 Hz"),
-        ({"filter": [5, 30], "resample": 50}, "Nyquist frequency, 25 Hz.*resample higher"),
-        ({"filter": [-1, 30]}, r"filter is \[-1, 30\]; it needs two frequencies .* none negative"),
+        ({"window": [0.5, 20.0]}, r"session1_raw.fif: trial 2 \(event 1 at 7.000 s\).*beyond the recording"),
+        ({"window": [-2.0, 1.0]}, r"trial 0 .*beyond the recording"),
+        ({"filter": [5, 50]}, "50 Hz is not below the Nyquist frequency of .*, 50 Hz"),
+        ({"filter": [5, 30], "resample": 50}, "Nyquist frequency of .*, 25 Hz.*resample to a higher rate"),
+        ({"filter": [-1, 30]}, r"filter is \[-1, 30\]; it must be two frequencies .* not negative"),
         ({"notch": "mains"}, "positive number"),
         ({"classes": {1: "rest", 9: "tap"}}, r"no recording has the event 9; the recordings have 1 \(16 times\)"),
         ({"classes": {1: "rest"}}, "two different class names"),
-        ({"classes": {True: "rest", 2: "tap"}}, "has to be quoted"),
+        ({"classes": {True: "rest", 2: "tap"}}, "must be quoted"),
         ({"channels": []}, "list of names"),
         ({"standardise": "trial"}, "'channel' or 'none'"),
     ],
@@ -316,7 +316,7 @@ def test_folders_and_files_that_cannot_be_used(folder):
     with pytest.raises(DatasetError, match="does not exist"):
         load(folder / "nowhere", settings=folder / "recordings.yml")
     (folder / "empty").mkdir()
-    with pytest.raises(DatasetError, match="No recording in"):
+    with pytest.raises(DatasetError, match="No recordings in"):
         load(folder / "empty", settings=folder / "recordings.yml")
     (folder / "empty").rmdir()
     (folder / "subject02").rename(folder / "S1")

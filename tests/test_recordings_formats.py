@@ -127,7 +127,7 @@ def test_bids_tables_count_and_tasks_are_chosen(tmp_path):
     assert not list(root.rglob("*.lock"))
     for file in root.glob("sub-ben/ses-02/eeg/*_events.tsv"):
         file.write_text(file.read_text().replace("trial_type", "kind"))
-    with pytest.raises(DatasetError, match="sub-ben.*no table of events with a column trial_type. Say in recordings"):
+    with pytest.raises(DatasetError, match="sub-ben.*no events table with a trial_type column. Say in recordings"):
         load(root)
     for file in sorted(root.glob("sub-ben/ses-02/eeg/*")):
         file.rename(file.with_name(file.name.replace("task-look", "task-rest")))
@@ -136,7 +136,7 @@ def test_bids_tables_count_and_tasks_are_chosen(tmp_path):
     (root / "recordings.yml").write_text("task: look\n")
     assert len(load(root)) == 3 * TRIALS
     (root / "recordings.yml").write_text("task: loop\n")
-    with pytest.raises(DatasetError, match="no recordings of the task 'loop', but tasks: look, rest"):
+    with pytest.raises(DatasetError, match="no recordings of the task 'loop', only of look, rest"):
         load(root)
 
 
@@ -157,8 +157,10 @@ def test_types_with_several_values_are_one_class(tmp_path):
 
 def test_a_lone_trigger_channel_is_read_and_of_several_the_file_is_named(tmp_path):
     folder = written(tmp_path, lambda *what: formats.fif_with_triggers(*what, channels=("STI 1", "STI 2")))
-    told = r"day1_raw.fif has no events.*no day1-eve.fif beside it, and 2 trigger channels, one of STI 1, STI 2.*"
-    with pytest.raises(DatasetError, match=told + r"Write its events, mne.write_events\(.day1-eve.fif."):
+    told = (
+        r"day1_raw.fif has no events.*no day1-eve.fif beside it, and 2 trigger channels to choose from .STI 1, STI 2.*"
+    )
+    with pytest.raises(DatasetError, match=told + r"Write its events with mne.write_events\(.day1-eve.fif."):
         load(folder)
 
 
@@ -177,19 +179,20 @@ def test_epochs_beside_recordings_are_ignored_and_named(tmp_path):
     formats.epochs_fif(folder / "subject03" / "cut", volts, RATE, NAMES, events)
     data = load(folder)
     assert len(data) == 2 * TRIALS and data.fingerprint == before
-    assert any("cut-epo.fif first, are not read" in note for note in data.notes)
+    assert any("the first is cut-epo.fif) are not read" in note for note in data.notes)
 
 
 # Amplitudes and padding
 
 
 @pytest.mark.parametrize(
-    ("factor", "meant"), [(1e6, "microvolts that its file calls volts"), (1e-6, "volts that its file calls microvolts"),
-                          (1e3, "microvolts that its file calls millivolts"), (1.0, None)],
+    ("factor", "meant"), [(1e6, "microvolts that their files call volts"), (1.0, None),
+                          (1e-6, "volts that their files call microvolts"),
+                          (1e3, "microvolts that their files call millivolts")],
 )  # fmt: skip
 def test_impossible_amplitudes_are_noted(factor, meant, tmp_path):
     folder = written(tmp_path, lambda file, volts, *rest: formats.fif(file, volts * factor, *rest), seeds=(0,))
-    notes = [note for note in load(folder).notes if "microvolts (standard deviation)" in note]
+    notes = [note for note in load(folder).notes if "have a standard deviation of" in note]
     assert len(notes) == (meant is not None) and all(meant in note and "day1_raw.fif" in note for note in notes)
 
 
@@ -266,11 +269,11 @@ def test_ready_epochs_that_do_not_fit_are_one_sentence(tmp_path):
     data = load(folder)
     assert data.class_names == ("1", "2") and data.start == pytest.approx(-0.2, abs=1 / RATE)
     for changes, message in (
-        ({"arrays": None}, "recordings.yml: the key arrays is missing; it needs a table with sampling_rate"),
-        ({"arrays": {**form, "channels": NAMES[:3]}}, "has 4 channels, and arrays.channels names 3"),
-        ({"arrays": {"channels": NAMES}}, "the key arrays.sampling_rate is missing; it needs a positive number"),
+        ({"arrays": None}, "recordings.yml: the key arrays is missing; it must be a table with sampling_rate"),
+        ({"arrays": {**form, "channels": NAMES[:3]}}, "has 4 channels, but arrays.channels names 3"),
+        ({"arrays": {"channels": NAMES}}, "the key arrays.sampling_rate is missing; it must be a positive number"),
         ({"filter": [1, 40]}, "filter is for continuous recordings"),
-        ({"window": [0.0, 5.0]}, r"day1.npy: its epochs reach from -0.2\d* to 2.5 s, and the window is 0 to 5 s"),
+        ({"window": [0.0, 5.0]}, r"day1.npy: its epochs extend from -0.2\d* to 2.5 s, but the window is 0 to 5 s"),
         ({"classes": {1: "a", 3: "b"}}, r"no recording has the event 3; the recordings have 1 \(10 times\)"),
     ):
         with pytest.raises(DatasetError, match=message):
@@ -278,13 +281,13 @@ def test_ready_epochs_that_do_not_fit_are_one_sentence(tmp_path):
     written(folder, None, seeds=(), **said, arrays=form)
     labels = folder / "subject03" / "day2-labels.npy"
     np.save(labels, np.arange(3))
-    with pytest.raises(DatasetError, match="day2-labels.npy holds int64 .3,., not 10 whole numbers or texts"):
+    with pytest.raises(DatasetError, match="day2-labels.npy holds int64 .3,., not 10 whole numbers or strings"):
         load(folder)
     np.save(labels, np.array([1, "a"] * 5, dtype=object))
     with pytest.raises(DatasetError, match="NumPy cannot read .*day2-labels.npy"):
         load(folder)
     labels.unlink()
-    with pytest.raises(DatasetError, match="day2.npy has no labels: put them beside it as day2-labels.npy"):
+    with pytest.raises(DatasetError, match="day2.npy has no labels. Put them beside it as day2-labels.npy"):
         load(folder)
 
 
@@ -293,5 +296,5 @@ def test_epochs_need_no_settings_and_do_not_mix_with_recordings(tmp_path):
     assert load(folder).class_names == ("1", "2")
     volts, events = recording(5)
     formats.eeglab(folder / "subject03" / "day3", volts, RATE, NAMES, events)
-    with pytest.raises(DatasetError, match="day1.set holds ready epochs, and .*day3.set is continuous"):
+    with pytest.raises(DatasetError, match="day1.set holds epochs, but .*day3.set is a continuous"):
         load(folder)

@@ -206,7 +206,7 @@ def test_a_shared_order_is_measured_even_if_one_session_differs():
     value, null = class_from_place(labels, order, sessions)
     assert value > 0.7 and null.mean() == pytest.approx(0.25, abs=0.03)
     note = order_note(labels, order, sessions)
-    assert note.startswith("Sessions show the classes in the same order in part") and "by chance 25%" in note
+    assert note.startswith("Sessions show the classes partly in the same order") and "by chance 25%" in note
     assert "Every session shows" in order_note(np.tile(shared, 18), order, sessions)
     mixed = np.concatenate([rng.permutation(shared) for _ in range(18)])
     assert order_note(mixed, order, sessions) is None

@@ -59,7 +59,7 @@ class Audit:
         """One sentence: whether anything found here can inflate a test score."""
         leaks = [f"{f.question}: {f.count}" for f in self.findings.values() if f.leak and f.count]
         if not leaks:
-            return "Nothing was found twice across the parts of the split: no score is too good for that reason."
+            return "Nothing was found in more than one part of the split: no score is too good for that reason."
         return "TEST SCORES MAY BE TOO GOOD. " + "; ".join(leaks) + "."
 
 
@@ -82,14 +82,14 @@ def audit(data: EEGDataset) -> Audit:
         )
 
     twins = identical_trials(data)
-    note("identical_trials", "recordings that are there more than once", map(describe, twins))
+    note("identical_trials", "trials that occur more than once", map(describe, twins))
     for name, where, values in (
         ("identical_across_subjects", "under two subjects", subjects),
         ("identical_across_pictures", "under two pictures", pictures),
         ("identical_across_parts", "in two parts of the split", part),
     ):
         apart = (trials for trials in twins if len({values[trial] for trial in trials} - {None}) > 1)
-        note(name, f"the same recording {where}", map(describe, apart), leak=values is part)
+        note(name, f"the same trial {where}", map(describe, apart), leak=values is part)
 
     content, missing = picture_contents(data)
     if data.has_images:
@@ -110,8 +110,8 @@ def audit(data: EEGDataset) -> Audit:
     for subject, name in gaps:
         lacking.setdefault(name, []).append(subject)
     most = sorted(lacking, key=lambda name: -len(lacking[name]))
-    cases = (f"{name} lacks subject {', '.join(lacking[name])}" for name in most)
-    note("pictures_not_for_all", "pictures without a usable trial of some subjects", cases)
+    cases = (f"{name}: no usable trial of subject {', '.join(lacking[name])}" for name in most)
+    note("pictures_not_for_all", "pictures without a usable trial for some subjects", cases)
     cases = (f"subject {subject}, {name}" for subject, name in gaps)
     note("missing_trials", "pairs of subject and picture without a usable trial", cases)
     for name, (question, cases) in strange_signals(data).items():
@@ -203,9 +203,9 @@ def strange_signals(data: EEGDataset) -> dict[str, tuple[str, list[str]]]:
     ]
     return {
         "constant_channels": ("channels that are constant in a subject's trials", dead),
-        "clipped_channels": ("channels that stay at their highest or lowest value, as clipped ones do", clipped),
+        "clipped_channels": ("channels that stay at their highest or lowest value, as clipped channels do", clipped),
         "impossible_scales": (
-            "subjects whose scale is neither standardised EEG nor microvolts, or unlike others'",
+            "subjects whose scale fits neither standardised EEG nor microvolts, or differs greatly from the others'",
             odd,
         ),
     }

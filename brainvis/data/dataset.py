@@ -69,21 +69,23 @@ class EEGDataset:
     def __post_init__(self):
         if self.trials.ndim != 3 or self.trials.dtype != torch.float32:
             found = f"{self.trials.dtype} {tuple(self.trials.shape)}"
-            self._reject(f"trials must be float32 (trial, channel, time), not {found}: a mistake of the adapter")
+            self._reject(f"trials must be float32 (trial, channel, time), not {found}: a mistake in the adapter")
         if not len(self):
-            self._reject("no trial is left. Check the length filter and the subject")
+            self._reject("no trials are left. Check the length filter and the subject")
         if len(self.channels) != self.trials.shape[1]:
             self._reject(f"{len(self.channels)} channel names for {self.trials.shape[1]} channels")
         for what, values in self._per_trial.items():
             if values.shape != (len(self),) or values.dtype != torch.int64:
                 found = f"{values.dtype} {tuple(values.shape)}"
-                self._reject(f"{what} must be int64 ({len(self)},), not {found}: a mistake of the adapter")
+                self._reject(f"{what} must be int64 ({len(self)},), not {found}: a mistake in the adapter")
         self._check_words()
         if not self.checked:
             self._check_finite()
         if slow := [frequency for frequency in self.flicker if not 0 < frequency < self.sampling_rate / 2]:
             nyquist = f"{self.sampling_rate / 2:g} Hz, the Nyquist frequency"
-            self._reject(f"flicker: {slow[0]:g} Hz is not between 0 and {nyquist}. Correct it, or resample higher")
+            self._reject(
+                f"flicker: {slow[0]:g} Hz is not between 0 and {nyquist}. Correct it, or resample to a higher rate"
+            )
         self._check_range("label", self.labels, 0, len(self.class_names), "class_names")
         self._check_range("image", self.images, -1, len(self.image_ids), "image_ids")
         self._check_splits()
@@ -98,14 +100,14 @@ class EEGDataset:
     def _check_words(self):
         for label, name in enumerate(self.class_names):
             if not isinstance(name, str) or not name.strip():
-                self._reject(f"class {label} is called {name!r}. Give it a name: pictures are asked for by it")
+                self._reject(f"class {label} is called {name!r}. Give it a name: it serves as a prompt for pictures")
         for image, name in enumerate(self.image_ids):  # it becomes a folder name and a file name in that folder
             if not isinstance(name, str) or not NAME.fullmatch(name) or name.split("_")[0] in (".", ".."):
-                what = "a plain file name without folders, at most 200 characters long"
+                what = "a plain file name (no folders, at most 200 characters)"
                 self._reject(f"image {image} is called {str(name)[:80]!r}, which is not {what}. Rename it")
         for name, caption in self.captions.items():
             if not isinstance(caption, str):
-                self._reject(f"the caption of {name} is {caption!r}, not a text. Repair the captions")
+                self._reject(f"the caption of {name} is {caption!r}, not text. Correct the captions")
 
     def _check_finite(self):
         # The sum of a trial is finite if and only if all its values are (apart from overflow, which isfinite then
@@ -117,20 +119,24 @@ class EEGDataset:
 
     def _check_range(self, what: str, values: Tensor, lowest: int, end: int, names: str):
         for trial in torch.nonzero((values < lowest) | (values >= end)).flatten()[:1].tolist():
-            allowed = f"{names} holds {end} (allowed {lowest} to {end - 1})"
-            self._reject(f"trial {trial} has {what} {int(values[trial])}, but {allowed}. Repair the {what} or the list")
+            allowed = f"{names} has {end} entries (allowed: {lowest} to {end - 1})"
+            self._reject(
+                f"trial {trial} has {what} {int(values[trial])}, but {allowed}. Correct the {what} or the list"
+            )
 
     def _check_splits(self):
         if tuple(self.splits) != SPLITS:
-            self._reject(f"splits are {tuple(self.splits)}, expected {SPLITS}")
+            self._reject(f"the splits are {tuple(self.splits)}, but must be {SPLITS}")
         seen = torch.zeros(len(self), dtype=torch.int64)
         for name, indices in self.splits.items():
             for wrong in indices[(indices < 0) | (indices >= len(self))][:1].tolist():
-                self._reject(f"split {name} names trial {wrong}, but there are {len(self)} trials")
+                self._reject(f"split {name} lists trial {wrong}, but there are {len(self)} trials")
             seen += torch.bincount(indices, minlength=len(self))
             for trial in torch.nonzero(seen > 1).flatten()[:1].tolist():
-                what = f"trial {trial} is more than once in the splits (again in {name})"
-                self._reject(f"{what}. A test trial seen in training makes every score too good: repair the split file")
+                what = f"trial {trial} is listed more than once in the splits (again in {name})"
+                self._reject(
+                    f"{what}. A test trial seen in training makes every score too good: correct the split file"
+                )
 
     def __len__(self) -> int:
         return len(self.trials)
@@ -195,7 +201,7 @@ class EEGDataset:
             images=self.images[shown],
             splits={name: place[indices].sort().values for name, indices in self.splits.items()},
             fingerprint=f"{self.fingerprint}, permuted {seed}",
-            notes=(*self.notes, "LABELS ARE PERMUTED within each subject: every score has to be at chance."),
+            notes=(*self.notes, "LABELS ARE PERMUTED within each subject: every score must be at chance."),
         )
 
     def partition(self, protocol: str) -> Partition:
@@ -205,7 +211,7 @@ class EEGDataset:
         if protocol not in ("clean", "paper"):
             raise DatasetError(f"Unknown protocol {protocol!r}: choose one of clean, paper.")
         for name in (name for name, indices in self.splits.items() if not len(indices)):
-            self._reject(f"split {name} is empty. Choose another split, split_index or subject, or give the data one")
+            self._reject(f"split {name} is empty. Choose another split, split_index or subject, or add trials to it")
         train, validation, test = (self.splits[name] for name in SPLITS)
         if protocol == "paper":
             train, validation = torch.cat([train, validation]), test
@@ -217,7 +223,7 @@ class EEGDataset:
         self.check_trainable(protocol)
         reasons = [self.untrainable(protocol, subject) for subject in self._trials_of]
         alone = "; ".join(why.split(". ")[0] for why in reasons if why)
-        return replace(self, notes=(*self.notes, f"Not to be studied alone: {alone}.")) if alone else self
+        return replace(self, notes=(*self.notes, f"Subjects that cannot be studied alone: {alone}.")) if alone else self
 
     def check_trainable(self, protocol: str = "clean", subject: int | None = None) -> None:
         """DatasetError if the trials of all subjects, or of one, cannot be used for training and testing."""
@@ -230,10 +236,10 @@ class EEGDataset:
         mine = torch.arange(len(self)) if subject is None else self._trials_of.get(subject, torch.arange(0))
         parts = {name: mine[self._part[mine] == number] for number, name in enumerate(SPLITS)}
         if empty := [name for name, indices in parts.items() if not len(indices)]:
-            cure = "Choose another split, split_index or subject, or give the data one"
+            cure = "Choose another split, split_index or subject, or add trials to it"
             return f"{who}split {', '.join(empty)} is empty. {cure}"
         train = torch.cat([parts["train"], parts["val"]]) if protocol == "paper" else parts["train"]
-        learnt, cure = self.labels[train].unique(), "Choose another split, or leave them out"
+        learnt, cure = self.labels[train].unique(), "Choose another split, or leave these classes out"
         if len(learnt) < 2:
             name = self.class_names[learnt[0]]
             return f"{who}all {len(train)} training trials are of one class, {name!r}: there is nothing to tell apart"
@@ -241,11 +247,9 @@ class EEGDataset:
             names = ", ".join(repr(self.class_names[label][:60]) for label in lacking[:5]) + ", ..." * (
                 len(lacking) > 5
             )
-            return f"{who}{len(lacking)} of the classes that are shown have no training trial: {names}. {cure}"
+            return f"{who}{len(lacking)} of the classes shown have no training trials: {names}. {cure}"
         if all(map(self._flat, (train[:: len(train) // FEW + 1], *train.split(FEW)))):  # a few first, then all
-            return (
-                f"{who}the signal is constant in every training trial. Look at the recording, or leave the subject out"
-            )
+            return f"{who}the signal is constant in every training trial. Check the recording, or leave the subject out"
         return ""
 
     @cached_property
@@ -269,9 +273,11 @@ class EEGDataset:
     def image_path(self, image: int) -> Path:
         """File of the picture with index `image`; DatasetError if there is no such picture or its file is missing."""
         if not self.has_images:
-            raise DatasetError(f"{self.name} has no images: put the image tree beside the EEG file (image/<id>/...).")
+            raise DatasetError(
+                f"{self.name} has no pictures. Put the picture folder (image/<id>/...) beside the EEG file."
+            )
         if not 0 <= image < len(self.image_ids):
-            self._reject(f"there is no image {image}; there are {len(self.image_ids)}")
+            self._reject(f"there is no picture {image}: there are {len(self.image_ids)}, numbered from 0")
         name = self.image_ids[image]
         stem = self.image_folder / name.split("_")[0] / name
         for path in (stem.with_name(name + suffix) for suffix in IMAGE_SUFFIXES):
@@ -279,9 +285,11 @@ class EEGDataset:
                 return path
         trials = torch.nonzero(self.images == image).flatten().tolist()
         where = f"shown in trial {trials[0]}" if trials else "never shown"
-        wrong = f"the file of image {image} ({name}, {where}) is missing"
-        wanted = f"{stem} with one of {', '.join(IMAGE_SUFFIXES)}"
-        self._reject(f"{wrong}: no {wanted}. Restore it, or move the whole image folder away to work without images")
+        wrong = f"the file of picture {image} ({name}, {where}) is missing"
+        wanted = f"{stem} with one of the suffixes {', '.join(IMAGE_SUFFIXES)}"
+        self._reject(
+            f"{wrong}: no {wanted}. Restore it, or move the whole picture folder away to work without pictures"
+        )
 
     def image(self, image: int) -> Image:
         """The picture with index `image`, RGB; DatasetError if its file is missing or cannot be read as a picture."""

@@ -48,12 +48,16 @@ def load_published(folder: Path, settings: EEGCVPR40Settings) -> EEGDataset:
     splits, notes = resolve_split(split_file, settings, published, table)
     usable, (least, greatest), (start, end) = table["usable"], about["lengths"], about["window"]
     if dropped := int((~usable).sum()):
-        notes.insert(0, f"{dropped} of {len(usable)} trials are dropped: not {least} to {greatest} samples long.")
+        notes.insert(
+            0, f"{dropped} of {len(usable)} trials are dropped, as they are not {least} to {greatest} samples long."
+        )
     if not (settings.window or (start, end) == WINDOW):
-        notes.append(f"Samples {start} to {end} of each trial are kept; `window` in eegcvpr40.yml chooses others.")
+        notes.append(f"Samples {start} to {end} of each trial are kept; set `window` in eegcvpr40.yml to keep others.")
     image_folder = folder / "image"
     if about["images"] and not image_folder.is_dir():
-        notes.append("There are no images: reconstruction and its judgement need the image tree (image/<wnid>/...).")
+        notes.append(
+            "There are no pictures: reconstruction and its evaluation need the picture folder (image/<wnid>/...)."
+        )
     names = {**(CLASS_NAMES if settings.names == "corrected" else RELEASED_NAMES), **own_names}
     of_trial = {name: table[name][usable] for name in COLUMNS}
     if (table["order"] < 0).any():
@@ -81,18 +85,22 @@ def _channels(settings: EEGCVPR40Settings, count: int) -> tuple[str, ...]:
     """Names of `count` channels; DatasetError if too many or too few are given, or the montage lacks one."""
     names = settings.channels or tuple(f"EEG{channel + 1:03d}" for channel in range(count))
     if len(names) != count:
-        raise DatasetError(f"eegcvpr40.yml names {len(names)} channels, but the trials have {count}. Name each once.")
+        raise DatasetError(
+            f"eegcvpr40.yml names {len(names)} channels, but the trials have {count}. Name each channel once."
+        )
     if settings.montage is not None:
         import mne  # imported here: not needed without a montage
 
         if settings.montage not in (known := mne.channels.get_builtin_montages()):
-            raise DatasetError(f"eegcvpr40.yml: montage is {settings.montage!r}; it needs one of {', '.join(known)}.")
+            raise DatasetError(f"eegcvpr40.yml: montage is {settings.montage!r}. Choose one of {', '.join(known)}.")
         placed = mne.channels.make_standard_montage(settings.montage).ch_names
         if lacking := [name for name in names if name not in placed]:
             wrong = (
-                f"montage {settings.montage} has no place for {', '.join(lacking[:5])}{', ...' * (len(lacking) > 5)}"
+                f"montage {settings.montage} has no position for {', '.join(lacking[:5])}{', ...' * (len(lacking) > 5)}"
             )
-            raise DatasetError(f"eegcvpr40.yml: {wrong}. Name the `channels` as the montage does, or leave it out.")
+            raise DatasetError(
+                f"eegcvpr40.yml: {wrong}. Name the `channels` as the montage does, or leave `montage` out."
+            )
     return names
 
 
@@ -104,8 +112,8 @@ def read_split(file: Path, split_index: int) -> dict[str, Tensor]:
     try:
         indices = {name: list(map(index, choices[split_index][name])) for name in SPLITS}
     except (KeyError, IndexError, TypeError) as error:
-        wrong = f"split {split_index} is not a dict of lists of whole numbers for {', '.join(SPLITS)}"
-        raise DatasetError(f"{file}: {wrong}. Take the split file that belongs to the EEG file.") from error
+        wrong = f"split {split_index} is not a dict with lists of whole numbers for {', '.join(SPLITS)}"
+        raise DatasetError(f"{file}: {wrong}. Use the split file that belongs to the EEG file.") from error
     return {name: torch.tensor(part, dtype=torch.int64) for name, part in indices.items()}
 
 
@@ -115,17 +123,17 @@ def resolve_split(
     """The split as indices of usable trials, from the published indices and the columns of all recorded trials, and the
     notes on it; DatasetError if a trial does not exist."""
     subjects, usable = table["subjects"], table["usable"]
-    lists, reading = [torch.arange(len(subjects))], "as published: places in the list of all trials"
+    lists, reading = [torch.arange(len(subjects))], "as published: positions in the list of all trials"
     if settings.split.endswith("_released"):
         lists = [torch.nonzero(subjects == subject).flatten() for subject in subjects.unique()]
-        reading = "the released code's reading: places in each subject's own list of trials"
+        reading = "as the released code reads them: positions in each subject's own list of trials"
     new_index = torch.cumsum(usable, 0) - 1
     splits, parts, beyond = {}, [], 0
     for name, indices in published.items():
         for wrong in indices[(indices < 0) | (indices >= len(subjects))][:1].tolist():
-            what = f"names trial {wrong}, but before the length filter there are {len(subjects)} trials"
-            which = f"{file}: split {settings.split_index}, {name}"
-            raise DatasetError(f"{which}, {what}. Take the split file that belongs to the EEG file.")
+            what = f"lists trial {wrong}, but there are {len(subjects)} trials before the length filter"
+            which = f"{file}: part {name} of split {settings.split_index}"
+            raise DatasetError(f"{which} {what}. Use the split file that belongs to the EEG file.")
         named = torch.cat([trials[indices[indices < len(trials)]] for trials in lists])
         beyond += len(lists) * len(indices) - len(named)
         splits[name] = new_index[named[usable[named]]]
@@ -133,15 +141,15 @@ def resolve_split(
         parts.append(f"{name} {len(splits[name])} trials" + (f" ({more} more have an unusable length)" if more else ""))
     notes = [f"Split {settings.split!r}, number {settings.split_index} ({reading}): {'; '.join(parts)}."]
     if beyond:
-        what = f"{beyond} numbers of the split lie beyond the end of a subject's own list and are left out"
+        what = f"{beyond} numbers in the split lie beyond the end of a subject's own list and are left out"
         notes.append(f"{what} (the released code would stop there).")
     subjects, images = subjects[usable], table["images"][usable]
     unused = torch.ones(len(subjects), dtype=torch.bool)
     unused[torch.cat(list(splits.values()))] = False
     if count := int(unused.sum()):
         own = {subject: unused[subjects == subject] for subject in subjects.unique().tolist()}
-        whose = ", ".join(f"subject {subject} {int(which.sum())} of {len(which)}" for subject, which in own.items())
-        notes.append(f"{count} of {len(unused)} usable trials are in no part of the split and stay unused: {whose}.")
+        whose = ", ".join(f"subject {subject}: {int(which.sum())} of {len(which)}" for subject, which in own.items())
+        notes.append(f"{count} of {len(unused)} usable trials are in no part of the split and stay unused ({whose}).")
     train, *held_out = (images[splits[name]].unique() for name in SPLITS)
     val, test = (int(torch.isin(part, train).sum()) for part in held_out)
     if val or test:
@@ -172,11 +180,11 @@ def read_published(file: Path, **kinds: type) -> list:
     except (BrainvisError, OSError) as error:
         raise DatasetError(f"{file} cannot be read: {str(error).removeprefix(f'{file} ')}") from error
     if not isinstance(content, dict):
-        raise DatasetError(f"{file} holds a {type(content).__name__}, not a dict: it is no file of EEGCVPR40.")
+        raise DatasetError(f"{file} holds a {type(content).__name__}, not a dict: it is not an EEGCVPR40 file.")
     for key, kind in kinds.items():
         if not isinstance(content.get(key), kind):
             there = ", ".join(map(str, content)) or "nothing"
-            raise DatasetError(f"{file} has no {kind.__name__} {key!r} (it has {there}). Fetch the right file.")
+            raise DatasetError(f"{file} has no {kind.__name__} {key!r} (it has {there}). Download the right file.")
     return [content[key] for key in kinds]
 
 
@@ -193,20 +201,20 @@ def _row(record, first, names: dict[str, list]) -> tuple[int, ...]:
         raise ValueError(f"is a {type(record).__name__}, not a dict")
     eeg = record.get("eeg")
     if not isinstance(eeg, Tensor) or eeg.ndim != 2 or not eeg.is_floating_point():
-        raise ValueError("has no `eeg`, a tensor of floats (channel, time)")
+        raise ValueError("has no `eeg` tensor of floats (channel, time)")
     if len(eeg) != (channels := len(first["eeg"])):
-        raise ValueError(f"has {len(eeg)} channels, the first trial {channels}")
+        raise ValueError(f"has {len(eeg)} channels, but the first trial has {channels}")
     row = {key: _number(record, key) for key in ("label", "image", "subject")}
     if not names["image"]:
         row["image"] = -1
     for key, value in row.items():
         if not isinstance(value, int):
-            raise ValueError(f"has no whole number {key!r}, but {value!r}")
+            raise ValueError(f"has {key!r} set to {value!r}, which is not a whole number")
     for key, known in names.items():
         if known and not 0 <= row[key] < len(known):
-            raise ValueError(f"has {key} {row[key]}, but the file names {len(known)} of them (0 to {len(known) - 1})")
+            raise ValueError(f"has {key} {row[key]}, but the file lists {len(known)} (0 to {len(known) - 1})")
     if row["subject"] < 1:
-        raise ValueError(f"has subject {row['subject']}; subjects are numbered from 1")
+        raise ValueError(f"has subject {row['subject']}, but subjects are numbered from 1")
     order = record.get("order")
     return eeg.shape[1], *row.values(), order if isinstance(order, int) else -1
 
@@ -228,21 +236,23 @@ def _convert(source: Path, target: Path, settings: EEGCVPR40Settings, key: str) 
     statistics = {"means": Tensor, "stddevs": Tensor} if settings.band == "raw" else {}
     records, wnids, images, *statistics = read_published(source, dataset=list, labels=list, images=list, **statistics)
     if not records:
-        raise DatasetError(f"{source} holds no trials. Fetch it again.")
+        raise DatasetError(f"{source} holds no trials. Download it again.")
     rows = []
     for trial, record in enumerate(records):
         try:
             rows.append(_row(record, records[0], {"label": wnids, "image": images}))
         except ValueError as error:
-            cure = "Repair or remove this trial, or fetch the file again"
+            cure = "Repair or remove this trial, or download the file again"
             raise DatasetError(f"{source}: trial {trial} {error}. {cure}.") from error
     table = dict(zip(COLUMNS, torch.tensor(rows, dtype=torch.int64).T, strict=True))
     channels = len(records[0]["eeg"])
     mean, deviation = statistics or (torch.zeros(channels), torch.ones(channels))
     for name, values, least in (("means", mean, -math.inf), ("stddevs", deviation, 0)):
         if values.numel() != channels or not (values.isfinite() & (values > least)).all():
-            what = f"{channels} finite numbers{' above 0' * (least == 0)}, one a channel"
-            raise DatasetError(f"{source}: {name} are not {what} (shape {tuple(values.shape)}). Fetch the file again.")
+            what = f"{channels} finite numbers{' above 0' * (least == 0)}, one per channel"
+            raise DatasetError(
+                f"{source}: {name} are not {what} (shape {tuple(values.shape)}). Download the file again."
+            )
     mean, deviation = (values.float().reshape(-1, 1) for values in (mean, deviation))  # (channel, 1)
 
     (start, end), (least, greatest) = window, lengths = choose_samples(settings, table["lengths"])
@@ -251,12 +261,12 @@ def _convert(source: Path, target: Path, settings: EEGCVPR40Settings, key: str) 
     if not len(kept):
         raise DatasetError(f"{source}: no trial has {least} to {greatest} samples. Widen `lengths`.")
     for trial in kept[table["lengths"][kept] < end][:1].tolist():
-        wrong = f"trial {trial} has {int(table['lengths'][trial])} samples, the window {start}:{end} needs {end}"
-        raise DatasetError(f"{source}: {wrong}. Shorten it, or drop such trials with lengths=({end}, ...).")
+        wrong = f"trial {trial} has {int(table['lengths'][trial])} samples, but the window {start}:{end} needs {end}"
+        raise DatasetError(f"{source}: {wrong}. Shorten the window, or drop such trials with lengths=({end}, ...).")
     check_room(target, 4 * len(kept) * channels * (end - start))
 
     def trials() -> Iterator[tuple[Tensor]]:
-        for trial in tqdm(kept.tolist(), desc=f"{source.name}, read once", unit="trial"):
+        for trial in tqdm(kept.tolist(), desc=f"reading {source.name} (once)", unit="trial"):
             cut = (records[trial]["eeg"][:, start:end].float() - mean) / deviation
             records[trial] = None  # frees memory as it is written, if the file is not memory-mapped
             if bad := int((~cut.isfinite()).sum()):

@@ -37,14 +37,14 @@ class EEGCVPR40Settings(FileSettings):
     # First and end sample kept of each trial. None: 20 and 460 if trials are as long as the published ones; otherwise
     # as many as all usable trials have.
     window: Annotated[tuple[StrictInt, StrictInt], Predicate(lambda pair: 0 <= pair[0] < pair[1])] | None = Field(
-        None, description="two whole numbers of samples, the first from 0 on and less than the second"
+        None, description="two whole numbers of samples, the first at least 0 and less than the second"
     )
     # Minimum and maximum recorded samples of a usable trial; others are dropped. None: 450 and 600, or the equivalent.
     lengths: Annotated[tuple[StrictInt, StrictInt], Predicate(lambda pair: 1 <= pair[0] <= pair[1])] | None = Field(
-        None, description="two whole numbers of samples, the first from 1 on and not above the second"
+        None, description="two whole numbers of samples, the first at least 1 and not greater than the second"
     )
     split: Literal[*SPLIT_FILES] = "all"
-    split_index: StrictInt = Field(0, description="a whole number from 0")  # which of the file's splits
+    split_index: StrictInt = Field(0, description="a whole number, 0 or greater")  # which of the file's splits
     names: Literal["corrected", "released"] = "corrected"  # spelt correctly, or as in the released code
     # What the files do not contain.
     sampling_rate: Hertz = Field(1000.0, description="a positive number in hertz")
@@ -57,7 +57,7 @@ def read_settings(folder: Path, options: dict) -> EEGCVPR40Settings:
     file = folder / SETTINGS_NAME
     content = read_yaml(file) if file.is_file() else {}
     EEGCVPR40Settings.validated(content, file)
-    return EEGCVPR40Settings.validated({**content, **options}, "The data set eegcvpr40")
+    return EEGCVPR40Settings.validated({**content, **options}, "Data set eegcvpr40")
 
 
 def published_files(folder: Path, settings: EEGCVPR40Settings) -> tuple[Path, Path]:

@@ -61,11 +61,10 @@ def order_note(labels: np.ndarray, order: np.ndarray, sessions: np.ndarray) -> s
     if (p := (1 + (null >= value).sum()) / (1 + len(null))) > LEVEL:
         return None
     sequences = {tuple(labels[sessions == one][order[sessions == one].argsort()]) for one in np.unique(sessions)}
-    how = "Every session shows" if len(sequences) == 1 else "Sessions show"
-    how += " the classes in the same order" + ("" if len(sequences) == 1 else " in part")
-    told = f"the place in a session tells the class of {value:.0%} of the trials, from the other sessions"
-    drift = "slow drift (fatigue, drying electrodes) may count as class"
-    return f"{how}: {told} (by chance {null.mean():.0%}, p = {p:.3f}), so that {drift}."
+    how = "Every session shows the classes in" if len(sequences) == 1 else "Sessions show the classes partly in"
+    told = f"from the other sessions, the position in a session predicts the class of {value:.0%} of the trials"
+    drift = "slow drift (fatigue, drying electrodes) may pass for class information"
+    return f"{how} the same order: {told} (by chance {null.mean():.0%}, p = {p:.3f}), so {drift}."
 
 
 def seconds_before(onsets: list[np.ndarray], values: RecordingsSettings) -> float:

@@ -21,7 +21,7 @@ def load_phantom(folder: Path, configuration: Configuration, seed: int = 0, **op
     from brainvis.data.eegcvpr40 import load_published
 
     place = ensure_phantom(folder, configuration.phantom, seed)
-    data = load_published(place, EEGCVPR40Settings.validated(options, "The data set phantom"))
+    data = load_published(place, EEGCVPR40Settings.validated(options, "Data set phantom"))
     made, fingerprint = read_json(place / "phantom.json"), phantom_fingerprint(folder, configuration, seed, **options)
     channels = tuple(made["channels"])
     return replace(data, name="phantom", channels=channels, montage=made["montage"], fingerprint=fingerprint)
@@ -51,7 +51,7 @@ def ensure_phantom(folder: Path, phantom: Phantom, seed: int) -> Path:
         if place.is_dir() and (wrong := changed_file(place)):
             aside = place.with_name(f"{place.name}.changed-{token_hex(4)}")
             place.rename(aside)
-            tqdm.write(f"{wrong} is not what was generated: the phantom is made anew; the old one is kept in {aside}.")
+            tqdm.write(f"{wrong} is not what was generated: the phantom is made again; the old one is kept in {aside}.")
         if not place.is_dir():  # another process may have made it while this one waited
             for remains in place.parent.glob(f".{place.name}.*.tmp"):
                 shutil.rmtree(remains)  # of a process that was killed: it no longer holds a lock

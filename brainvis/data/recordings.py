@@ -34,10 +34,10 @@ from brainvis.files import code_digest, digest, read_json
 
 MONTAGE = "colin27_1005"
 RULES = {  # by number of sessions per subject
-    3: "the last session is the test, the one before it validation, all others train",
-    2: "the last session is the test; of each class of the first, the last quarter is validation",
-    1: "only one session: of each class the first 60 % train, the next 20 % validate, the last 20 % test, so the test "
-    "shares its session with training and says nothing about another day",
+    3: "the last session is the test part, the one before it the validation part, and all others the training part",
+    2: "the last session is the test part; in the first session, the last quarter of each class is the validation part",
+    1: "only one session: of each class, the first 60% are the training part, the next 20% the validation part and the "
+    "last 20% the test part, so the test shares its session with training and says nothing about another day",
 }
 
 
@@ -55,8 +55,8 @@ def open_recordings(folder: Path, settings: Path | str | None, fingerprint: str)
     splits = split_by_session(labels, subjects, session, notes)
     notes += filter(None, [order_note(labels, order, session)])
     if values.standardise == "channel":
-        known = "no labels are used, but the level of the whole recording, test trials included, is"
-        notes.append(f"Each recording's channels are standardised by their own mean and deviation: {known}.")
+        known = "this uses no labels, but it does use the level of the whole recording, test trials included"
+        notes.append(f"Each recording's channels are standardised by their own mean and standard deviation: {known}.")
     images, image_ids, captions = _images(about["events"], values, splits, notes)
     of_trial = {"labels": labels, "subjects": subjects, "images": images, "order": order, "sessions": session}
     of_trial["lengths"] = np.array(about["lengths"])
@@ -99,7 +99,7 @@ def _cut(folder: Path, values: RecordingsSettings, settings: Path, found: Found,
             columns["lengths"] += np.asarray(piece.lengths).tolist()
             yield from _signals(piece)
         if not columns["labels"]:
-            raise DatasetError(f"{folder}: no trial is left. {' '.join(notes)}")
+            raise DatasetError(f"{folder}: no trials are left. {' '.join(notes)}")
 
     known = {"rate": plan.rate, "start": plan.start, "channels": plan.channels, "classes": names}
     write_trials(target, made_from, trials(), lambda: {**known, **columns, "notes": notes})
@@ -119,8 +119,8 @@ def _plan(recordings: list, values: RecordingsSettings, settings: Path, folder: 
                 ready.append(recording)
     if ready and len(ready) < len(recordings):
         other = next(recording.file for recording in recordings if recording not in ready)
-        wrong = f"{ready[0].file} holds ready epochs, and {other} is continuous"
-        raise DatasetError(f"{wrong}. Put them into folders of their own.")
+        wrong = f"{ready[0].file} holds epochs, but {other} is a continuous recording"
+        raise DatasetError(f"{wrong}. Put them into separate folders.")
     return (plan_epochs if ready else plan_continuous)(recordings, values, settings, folder, notes)
 
 
@@ -150,8 +150,8 @@ def split_by_session(
             if rule == 2:
                 val, test = count - round(count * 0.25), count
             elif count < 3:
-                few = f"has one session with only {count} trials of class {label}: three splits need at least 3"
-                raise DatasetError(f"Subject {subject} {few}. Record more or leave the subject out.")
+                few = f"has one session with only {count} trials of class {label}: the three parts need at least 3"
+                raise DatasetError(f"Subject {subject} {few}. Record more trials, or leave the subject out.")
             else:
                 val, test = max(1, min(round(count * 0.6), count - 2)), max(2, min(round(count * 0.8), count - 1))
             pieces.append(np.split(trials, [val, test]))
@@ -169,7 +169,9 @@ def _images(events: list[str], values: RecordingsSettings, splits: dict, notes: 
         return np.full(len(events), -1), (), {}
     shown, file = {str(event): name for event, name in values.images.events.items()}, values.images.captions
     if lacking := sorted(set(events) - shown.keys()):
-        raise DatasetError(f"images.events does not say what was shown at {', '.join(lacking[:20])}. Add it.")
+        raise DatasetError(
+            f"images.events does not say what was shown at the events {', '.join(lacking[:20])}. Add them."
+        )
     image_ids = tuple(dict.fromkeys(shown.values()))
     images = np.array([image_ids.index(shown[event]) for event in events])
     if again := np.isin(images[splits["test"]], images[splits["train"]]).mean():

@@ -79,24 +79,24 @@ def settings_of_bids(
     if values.classes is None:
         types = {recording: _trial_types(recording.file) for recording in headers}
         if unnamed := [recording.file for recording, names in types.items() if not names]:
-            wrong = f"{unnamed[0]} has no table of events with a column trial_type"
-            raise DatasetError(f"{wrong}. Say in recordings.yml which events mean which `classes`.")
+            wrong = f"{unnamed[0]} has no events table with a trial_type column"
+            raise DatasetError(f"{wrong}. Say in recordings.yml, under `classes`, which events mean which class.")
         there = {text for table in events.values() for _, text in table}
         if len(names := sorted(there & set().union(*types.values()))) < 2:
             wrong = f"its events are all of one type, {', '.join(names) or 'none'}"
-            raise DatasetError(f"{next(iter(headers)).file}: {wrong}. Say in recordings.yml what `classes` there are.")
+            raise DatasetError(f"{next(iter(headers)).file}: {wrong}. Define the `classes` in recordings.yml.")
         chosen["classes"] = {name: name for name in names}
-        told.append(f"the classes are the types of events ({some(names)})")
+        told.append(f"the classes are the event types ({some(names)})")
     kept = {str(key) for key in values.classes or chosen["classes"]}
     if values.window is None:
         chosen["window"] = (0.0, _duration(headers, events, kept))
-        told.append(f"the window is {chosen['window'][1]:g} s from the event on")
+        told.append(f"the window is the {chosen['window'][1]:g} s after the event")
     if values.filter is None:
         slowest = min([values.resample or np.inf, *(raw.info["sfreq"] for raw in headers.values())])
         chosen["filter"] = (BAND[0], min(BAND[1], float(np.floor(0.45 * slowest))))
-        told.append(f"{chosen['filter'][0]:g} to {chosen['filter'][1]:g} Hz are kept")
+        told.append(f"frequencies from {chosen['filter'][0]:g} to {chosen['filter'][1]:g} Hz are kept")
     if told:
-        notes.append(f"BIDS: {', '.join(told)}; recordings.yml in its folder may say otherwise.")
+        notes.append(f"BIDS: {', '.join(told)}. To change this, use recordings.yml in the data set's folder.")
     return values.model_copy(update=chosen)
 
 
@@ -114,5 +114,5 @@ def _duration(headers: Mapping, events: Mapping, kept: set[str]) -> float:
     if len(durations) == 1 and (lasting := durations.pop()) > 0:
         return lasting
     if (free := np.floor(1000 * min(gaps)) / 1000) <= 0:
-        raise DatasetError("Events follow at once upon one another. Say in recordings.yml what `window` there is.")
+        raise DatasetError("Events follow one another without a gap. Set `window` in recordings.yml.")
     return float(free)

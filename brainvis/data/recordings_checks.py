@@ -49,7 +49,7 @@ def check_header(files: Iterable[Path | str | None], numbers: int) -> None:
     files = [Path(file) for file in files if file]
     size, packed = sum(plain_file(file) for file in files), any(file.name.endswith(".gz") for file in files)
     if numbers > LARGE and numbers > SAMPLES * size * (UNPACKED if packed else 1):
-        raise ValueError(f"its header promises {numbers:,} samples, and its files have {size:,} bytes")
+        raise ValueError(f"its header promises {numbers:,} samples, but its files have only {size:,} bytes")
 
 
 def check_table(file: Path) -> None:
@@ -75,7 +75,7 @@ def _check_hdf5(file: Path, most: int) -> None:
         if isinstance(found, h5py.Dataset):
             total += found.size * found.dtype.itemsize if found.shape is not None else 0
             if found.external:
-                raise ValueError(f"its array {name} lies in another file")
+                raise ValueError(f"its array {name} is stored in another file")
             if total > most:
                 raise ValueError(f"it unpacks to more than {most:,} bytes, {UNPACKED} times its size")
 
@@ -100,7 +100,7 @@ def _check_tags(stream: IO[bytes]) -> None:
         if following == -1:
             return
         if following <= position:
-            raise ValueError(f"its tag at byte {position:,} leads back to byte {following:,}")
+            raise ValueError(f"its tag at byte {position:,} points back to byte {following:,}")
         stream.seek(position := following)
 
 

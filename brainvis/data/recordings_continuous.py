@@ -51,7 +51,7 @@ def plan_continuous(
     onsets = {one: np.array([sample for sample, _ in table]) for one, table in events.items()}
     early = seconds_before([onsets[one] / header.info["sfreq"] for one, header in headers.items()], values)
     if not early:
-        notes.append("Between trials there is no time to speak of: what was recorded before the events is not tested.")
+        notes.append("There is hardly any time between trials: what was recorded before the events is not tested.")
 
     def pieces() -> Iterator[Piece]:
         seen, padded, levels = {}, [], {}
@@ -69,20 +69,24 @@ def plan_continuous(
                     last = raw.n_times / raw.info["sfreq"] - values.window[1]
                     own = [one for one in own if one[0] / raw.info["sfreq"] <= last]
                     if lost := len(events[recording]) - len(own):
-                        notes.append(f"{name}: {lost} trials left out, as they reach into the end that is cut off.")
+                        notes.append(
+                            f"{name}: {lost} trials are left out, as they extend into the end that is cut off."
+                        )
                     if not own:
                         continue
                 where = np.array([sample for sample, _ in own])
                 before = cut_before(raw.copy(), where, early, channels, rate, values) if early else None
                 trials, lengths, good, levels[name] = cut_trials(raw, own, channels, rate, values)
             if bad := len(own) - len(good):
-                notes.append(f"{name}: {bad} trials left out, marked bad in the recording.")
+                notes.append(f"{name}: {bad} trials are left out, as they are marked bad in the recording.")
             check_finite(trials, name)
             yield Piece(recording, trials, before[good] if early else None, lengths, [own[trial][1] for trial in good])
         notes.extend(amplitude_notes(levels))
         if padded:
-            told = f"{len(padded)} recordings end in up to {max(padded):.2f} s of one value, as EDF fills up its last"
-            notes.append(f"{told} second: these ends are cut off.")
+            told = (
+                f"{len(padded)} recordings end in up to {max(padded):.2f} s of a single value, like the padding of the"
+            )
+            notes.append(f"{told} last second in EDF files: these ends are cut off.")
 
     begin, end = values.window
     first, samples = round(begin * rate), round((end - begin) * rate)
@@ -110,8 +114,8 @@ def check_filters(headers: Headers, values: RecordingsSettings) -> float:
         notches = (("notch", notch, own / 2) for notch in values.notch)
         for name, frequency, nyquist in (("filter", values.filter[1], min(own, rate) / 2), *notches):
             if frequency >= nyquist:
-                wrong = f"{name}: {frequency:g} Hz is not below the Nyquist frequency, {nyquist:g} Hz, of {file}"
-                cure = f"Lower it{' or resample higher' * (rate < own)}"
+                wrong = f"{name}: {frequency:g} Hz is not below the Nyquist frequency of {file}, {nyquist:g} Hz"
+                cure = f"Lower it{' or resample to a higher rate' * (rate < own)}"
                 raise DatasetError(f"{wrong} (recorded at {own:g} Hz, trials at {rate:g} Hz). {cure}.")
     return rate
 
@@ -133,11 +137,13 @@ def read_events(recording: Recording, raw: mne.io.BaseRaw) -> Events:
                 table = _triggers(raw, triggers[0])
     if not len(table):
         name = recording.file.name.removesuffix(".gz").rpartition(".")[0].removesuffix("_raw").removesuffix("-raw")
-        which = ", one of " + ", ".join(triggers) if len(triggers) > 1 else ""
+        which = f" to choose from ({', '.join(triggers)})" if len(triggers) > 1 else ""
         wrong = f"{recording.file} has no events: no annotations, no {name}-eve.fif beside it"
-        wrong += f", and {len(triggers)} trigger channels{' without a trigger' * (len(triggers) == 1)}{which}"
-        cure = f'Write its events, mne.write_events("{name}-eve.fif", mne.find_events(raw, stim_channel=...))'
-        raise DatasetError(f"{wrong}. {cure}, or (sample, 0, code) of each; put that file beside it.")
+        wrong += f", and {len(triggers)} trigger channel{' without triggers' if len(triggers) == 1 else 's'}{which}"
+        cure = f'Write its events with mne.write_events("{name}-eve.fif", mne.find_events(raw, stim_channel=...))'
+        raise DatasetError(
+            f"{wrong}. {cure}, or use (sample, 0, code) for each event; put that file beside the recording."
+        )
     return sorted((int(sample) - raw.first_samp, texts.get(code, str(code))) for sample, _, code in table)
 
 
@@ -158,19 +164,25 @@ def keep_events(
     for recording, table in events.items():
         kept[recording] = [(sample, named[text]) for sample, text in table if text in named]
         if not kept[recording]:
-            raise DatasetError(f"{recording.file} has none of the events under `classes`; it has {table[:50]}.")
+            raise DatasetError(
+                f"{recording.file} has none of the events listed under `classes`; its events are {table[:50]}."
+            )
         rate = headers[recording].info["sfreq"]
         last = headers[recording].n_times / rate
         for trial, (sample, key) in enumerate(kept[recording]):
             begin, end = (sample / rate + edge for edge in values.window)
             if begin < 0 or end > last:
-                wrong = f"its window {begin:.3f}..{end:.3f} s is outside the recording, which lasts {last:.3f} s"
+                wrong = (
+                    f"its window, {begin:.3f} to {end:.3f} s, extends beyond the recording, which lasts {last:.3f} s"
+                )
                 which = f"{recording.file}: trial {trial} (event {key} at {sample / rate:.3f} s)"
                 raise DatasetError(f"{which}: {wrong}. Shorten `window`, or remove the event.")
         onsets = np.array([sample for sample, _ in kept[recording]]) / rate
         overlapping += int((np.diff(onsets) < values.window[1] - values.window[0]).sum())
     if overlapping:
-        notes.append(f"The windows of {overlapping} trials reach into the next trial's: neighbours share samples.")
+        notes.append(
+            f"The windows of {overlapping} trials reach into the next trial's: neighbouring trials share samples."
+        )
     return kept
 
 

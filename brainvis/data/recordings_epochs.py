@@ -54,8 +54,8 @@ def plan_epochs(
     """How epochs become trials; each file is opened once to find what all have in common, and again to be read."""
     for key in ("filter", "notch"):
         if getattr(values, key):
-            cure = "Filter recordings before they are cut, and remove it"
-            raise DatasetError(f"{settings}: {key} is for continuous recordings, and these are ready epochs. {cure}.")
+            cure = "Filter the recordings before cutting them into epochs, and remove the key"
+            raise DatasetError(f"{settings}: {key} is for continuous recordings, but these are epochs. {cure}.")
     heads = {}
     for recording in recordings:
         epochs = open_epochs(recording, values, settings)
@@ -67,8 +67,8 @@ def plan_epochs(
     found = [text for *_, events in heads.values() for text in events]
     classes = values.classes or {text: text for text in sorted(set(found))}
     if len(set(classes.values())) < 2:
-        wrong = f"all {len(found)} epochs are of one event, {found[0]!r}" if found else "there are no epochs"
-        raise DatasetError(f"{recordings[0].file}: {wrong}: there is nothing to tell apart.")
+        wrong = f"all {len(found)} epochs are of the same event, {found[0]!r}" if found else "there are no epochs"
+        raise DatasetError(f"{recordings[0].file}: {wrong}, so there is nothing to tell apart.")
     named = named_events(found, classes, notes)
 
     def pieces() -> Iterator[Piece]:
@@ -110,8 +110,8 @@ def _window(heads: dict, values: RecordingsSettings, rate: float) -> tuple[float
         begin, end = values.window
     for file, (first, last) in spans.items():
         if begin < first - 0.5 / rate or end > last + 0.5 / rate or end - begin < 1 / rate:
-            told = f"its epochs reach from {first:g} to {last:g} s, and the window is {begin:g} to {end:g} s"
-            raise DatasetError(f"{file}: {told}. Choose a `window` that all epochs have.")
+            told = f"its epochs extend from {first:g} to {last:g} s, but the window is {begin:g} to {end:g} s"
+            raise DatasetError(f"{file}: {told}. Choose a `window` that all epochs cover.")
     return begin, round((end - begin) * rate)
 
 
@@ -138,17 +138,17 @@ def _of_array(recording: Recording, values: RecordingsSettings, settings: Path) 
     values.needed("arrays", file=settings)
     file, arrays = recording.file, values.arrays
     if recording.events_file is None:
-        raise DatasetError(f"{file} has no labels: put them beside it as {file.stem}-labels.npy, one a trial.")
+        raise DatasetError(f"{file} has no labels. Put them beside it as {file.stem}-labels.npy, one per trial.")
     signals, labels = (read_array(one) for one in (file, recording.events_file))
     if signals.ndim != 3 or signals.dtype.kind not in "iuf" or not signals.size:
         told = f"{signals.dtype} {signals.shape}"
-        raise DatasetError(f"{file} holds {told}, not numbers (trial, channel, time). Save it anew with numpy.save.")
+        raise DatasetError(f"{file} holds {told}, not numbers (trial, channel, time). Save it again with numpy.save.")
     if signals.shape[1] != len(arrays.channels):
-        told = f"{signals.shape[1]} channels, and arrays.channels names {len(arrays.channels)}"
-        raise DatasetError(f"{file} has {told}. Its shape is (trial, channel, time).")
+        told = f"{signals.shape[1]} channels, but arrays.channels names {len(arrays.channels)}"
+        raise DatasetError(f"{file} has {told}. Its shape must be (trial, channel, time).")
     if labels.shape != signals.shape[:1] or labels.dtype.kind not in "iuU":
-        told = f"{labels.dtype} {labels.shape}, not {len(signals)} whole numbers or texts"
-        raise DatasetError(f"{recording.events_file} holds {told}, one a trial.")
+        told = f"{labels.dtype} {labels.shape}, not {len(signals)} whole numbers or strings"
+        raise DatasetError(f"{recording.events_file} holds {told}, one per trial.")
     texts = [str(label) for label in labels.tolist()]
     codes = {text: code for code, text in enumerate(dict.fromkeys(texts), 1)}
     events = np.array([[place, 0, codes[text]] for place, text in enumerate(texts)])
@@ -163,5 +163,5 @@ def read_array(file: Path) -> np.ndarray:
     with readable(file, "NumPy"):
         plain_file(file)
         if not isinstance(array := np.load(file, mmap_mode="r", allow_pickle=False), np.ndarray):
-            raise ValueError("it is an archive, and not one array of numpy.save")
+            raise ValueError("it is an archive, not a single array saved with numpy.save")
         return array

@@ -56,12 +56,14 @@ class Found:
     def notes(self) -> list[str]:
         """What a reader should know about files that are not read."""
         notes = [
-            f"{file} belongs to no recording and is not read: events are those of <name>_raw.fif in <name>-eve.fif."
+            f"{file} belongs to no recording and is not read: the events of <name>_raw.fif must be in <name>-eve.fif."
             for file in self.orphans
         ]
         if self.ignored:
-            which = f"{len(self.ignored)} files of ready epochs or arrays, {self.ignored[0].name} first, are not read"
-            notes.append(f"{which}, as there are continuous recordings: move them into a folder of their own.")
+            which = (
+                f"{len(self.ignored)} files with epochs or arrays (the first is {self.ignored[0].name}) are not read"
+            )
+            notes.append(f"{which}, as there are continuous recordings: move them into a separate folder.")
         return notes
 
 
@@ -76,7 +78,7 @@ def survey(folder: Path, task: str | None = None) -> Found:
     DatasetError: no folder, no recording, a subject folder without a number, a duplicate number, an unknown task, or
     several tasks."""
     if not folder.is_dir():
-        raise DatasetError(f"{folder} does not exist; it should hold one folder a subject with its recordings.")
+        raise DatasetError(f"{folder} does not exist; it should hold one folder per subject with its recordings.")
     bids = is_bids(folder)
     places = [place for place in sorted(folder.iterdir(), key=_natural) if place.name[0] != "."]
     files = {place: list(_files_of(place, bids)) for place in places if not bids or place.name.startswith("sub-")}
@@ -95,8 +97,8 @@ def survey(folder: Path, task: str | None = None) -> Found:
             events = _events_file(file, kind)
             recordings.append(Recording(file, numbers[place], session.group(1) if session else name, events, kind))
     if not recordings:
-        needs = f"one folder a subject (subject01, sub-01, 1, ...) with files ending in {', '.join(SUFFIXES)}"
-        raise DatasetError(f"No recording in {folder}: it should hold {needs}, -epo.fif, or .npy.")
+        needs = f"one folder per subject (subject01, sub-01, 1, ...) with files ending in {', '.join(SUFFIXES)}"
+        raise DatasetError(f"No recordings in {folder}: it should hold {needs}, -epo.fif or .npy.")
     used = {recording.events_file for recording in recordings}
     tables = (file for place in places if chosen == KINDS[:2] for file in sorted(place.rglob("*eve.fif")))
     orphans = tuple(file for file in tables if file.name.endswith(EVENTS_ENDINGS) and file not in used)
@@ -143,9 +145,9 @@ def _of_task(files: dict[Path, list], task: str | None, folder: Path) -> dict[Pa
 
     there = sorted({own(file) for found in files.values() for file, _ in found})
     if task is None and len(there) > 1 or task is not None and task not in there:
-        chosen = "several" if task is None else f"no recordings of the task {task!r}, but"
-        cure = f"Write one into {SETTINGS_NAME} in that folder, such as `task: {there[0] if there else 'name'}`"
-        raise DatasetError(f"{folder} has {chosen} tasks: {', '.join(there)}. {cure}.")
+        chosen = "several tasks:" if task is None else f"no recordings of the task {task!r}, only of"
+        cure = f"Choose one in {SETTINGS_NAME} in that folder, such as `task: {there[0] if there else 'name'}`"
+        raise DatasetError(f"{folder} has {chosen} {', '.join(there)}. {cure}.")
     return {place: [one for one in found if task in (None, own(one[0]))] for place, found in files.items()}
 
 
@@ -158,10 +160,10 @@ def _subjects(files: dict[Path, list], bids: bool) -> dict[Path, int]:
     owners = {}
     for place, number in numbers.items():
         if number is None:
-            wrong = "holds recordings, but its name does not say whose: call it subject01, sub-01, S1 or 1"
+            wrong = "holds recordings, but its name does not say of which subject. Call it subject01, sub-01, S1 or 1"
             raise DatasetError(f"{place} {wrong}.")
         if (other := owners.setdefault(number, place)) != place:
-            raise DatasetError(f"{other} and {place} are both subject {number}; rename or merge one of them.")
+            raise DatasetError(f"{other} and {place} are both subject {number}. Rename one of them, or merge them.")
     return numbers
 
 

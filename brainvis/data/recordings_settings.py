@@ -14,7 +14,7 @@ Rising = Annotated[tuple[Number, Number], Predicate(lambda pair: pair[0] < pair[
 Name = Annotated[str, Field(coerce_numbers_to_str=True)]
 NAMED = Predicate(lambda table: all(type(event) in (int, str) for event in table))
 ByEvent = Annotated[dict[Any, Name], MinLen(1), NAMED]
-A_TABLE = "such as {1: rest, 2: 13 Hz}; an event is a whole number or a text, a name a text, all else has to be quoted"
+A_TABLE = "such as {1: rest, 2: 13 Hz}; events are whole numbers or text, names are text, anything else must be quoted"
 # A path relative to the folder of the settings. Only its name counts, so that a data set may be moved.
 FROM_SETTINGS = BeforeValidator(lambda value, info: info.context.parent / str(value))
 Beside = Annotated[Path, FROM_SETTINGS, PlainSerializer(lambda path: path.name)]
@@ -24,10 +24,10 @@ class Images(FileSettings):
     """Which picture each event showed; the names are image ids, and the folder holds their files."""
 
     # <folder>/<name up to the first _>/<name>.png, as EEGDataset.image_path expects
-    folder: Annotated[Beside, Predicate(Path.is_dir)] = Field(description="a folder that exists")
-    events: ByEvent = Field(description=f"a table of events and names of pictures {A_TABLE}")
+    folder: Annotated[Beside, Predicate(Path.is_dir)] = Field(description="an existing folder")
+    events: ByEvent = Field(description=f"a table of events and picture names {A_TABLE}")
     captions: Annotated[Beside, Predicate(Path.is_file)] | None = Field(
-        None, description="a JSON file that exists: name -> sentence"
+        None, description="an existing JSON file: name -> sentence"
     )
 
 
@@ -35,8 +35,8 @@ class Arrays(FileSettings):
     """What NumPy files do not say about the trials that they hold."""
 
     sampling_rate: Hertz = Field(description="a positive number in hertz")
-    channels: tuple[str, ...] = Field(description="a list of names such as [Oz, O1, O2], one a channel", min_length=1)
-    start: Number = Field(0.0, description="a number of seconds after the event, of the first sample")
+    channels: tuple[str, ...] = Field(description="a list of names such as [Oz, O1, O2], one per channel", min_length=1)
+    start: Number = Field(0.0, description="the time of the first sample in seconds after the event")
     unit: Literal["microvolts", "volts"] = "microvolts"
 
 
@@ -50,7 +50,7 @@ class RecordingsSettings(FileSettings):
     )
     filter: Annotated[Rising, Predicate(lambda band: band[0] >= 0)] | None = Field(
         None,
-        description="two frequencies such as [5, 45], none negative, the first less than the second; 0: no lower edge",
+        description="two frequencies such as [5, 45], not negative, the first less than the second (0: no lower edge)",
     )
     classes: Annotated[ByEvent, Predicate(lambda names: len(set(names.values())) > 1)] | None = Field(
         None, description=f"a table of events and at least two different class names {A_TABLE}"
@@ -63,7 +63,9 @@ class RecordingsSettings(FileSettings):
     # of lights, if the classes are flickering lights: baselines then look for responses to them
     flicker: tuple[Hertz, ...] = Field((), description="a positive number in hertz, or a list of them")
     images: Images | None = Field(None, description="a table with folder and events")
-    task: str | None = Field(None, description="the task of a BIDS data set, as after `task-` in its file names")
+    task: str | None = Field(
+        None, description="a task of the BIDS data set, as written after `task-` in its file names"
+    )
     arrays: Arrays | None = Field(None, description="a table with sampling_rate and channels")
 
     @field_validator("notch", "flicker", mode="before")
@@ -91,12 +93,12 @@ class RecordingsSettings(FileSettings):
                 if not file.is_file():
                     raise no_settings(file)
                 needs = type(self).model_fields[key].description
-                raise DatasetError(f"{file}: the key {key} is missing; it needs {needs}.")
+                raise DatasetError(f"{file}: the key {key} is missing; it must be {needs}.")
 
 
 def no_settings(file: Path) -> DatasetError:
     """The error for a missing settings file."""
-    cure = "Copy brainvis/data/recordings_example.yml there and change it to your events and window"
+    cure = "Copy brainvis/data/recordings_example.yml there and adapt it to your events and window"
     return DatasetError(f"No settings for the recordings: {file} does not exist. {cure}.")
 
 

@@ -20,9 +20,9 @@ POSSIBLE = (0.05, 1000.0)  # microvolts: standard deviation of a typical channel
 TYPICAL = 10.0  # microvolts
 # What a signal that is too large by this factor really was, and what its file calls it.
 SLIPS = {
-    1e6: "microvolts that its file calls volts", 1e3: "microvolts that its file calls millivolts",
-    1e-3: "millivolts that its file calls microvolts", 1e-6: "volts that its file calls microvolts",
-    1e-9: "volts that its file calls nanovolts, or volts that were divided once too often", 
+    1e6: "microvolts that their files call volts", 1e3: "microvolts that their files call millivolts",
+    1e-3: "millivolts that their files call microvolts", 1e-6: "volts that their files call microvolts",
+    1e-9: "volts that their files call nanovolts, or volts that were divided once too often", 
 }  # fmt: skip
 BRAINVISION = "Stimulus/S"  # how MNE begins the event of a .vmrk file; its number follows
 
@@ -73,16 +73,18 @@ def common_channels(infos: Mapping[Path, mne.Info], asked: tuple[str, ...] | Non
     """The channels of the trials: those asked for, or all good EEG channels present in every recording."""
     for file, info in infos.items():
         if missing := [name for name in asked or () if name not in info.ch_names]:
-            raise DatasetError(f"channels: {', '.join(missing)} not in {file}; it has {info.ch_names}.")
+            raise DatasetError(f"channels: {', '.join(missing)} not found in {file}; it has {info.ch_names}.")
     if asked:
         return tuple(dict.fromkeys(asked))
     own = [[info.ch_names[pick] for pick in mne.pick_types(info, eeg=True)] for info in infos.values()]
     names = dict.fromkeys(name for channels in own for name in channels)
     common = tuple(name for name in names if all(name in channels for channels in own))
     if not common:
-        raise DatasetError(f"The {len(own)} recordings share no EEG channel; name those to read under `channels`.")
+        raise DatasetError(
+            f"The {len(own)} recordings have no EEG channel in common. List the channels to read under `channels`."
+        )
     if dropped := [name for name in names if name not in common]:
-        notes.append(f"Channels that some recordings lack or mark bad are left out: {some(dropped)}.")
+        notes.append(f"Channels that some recordings lack or mark as bad are left out: {some(dropped)}.")
     return common
 
 
@@ -93,7 +95,7 @@ def named_events(found: Iterable[str], classes: Mapping, notes: list[str]) -> di
     of one trial."""
     texts, count = {str(key) for key in classes}, Counter(found)
     if len(texts) < len(classes):
-        raise DatasetError(f"classes names an event twice, as number and as text: {list(classes)}.")
+        raise DatasetError(f"classes lists an event twice, as a number and as text: {list(classes)}.")
     named = {text: key for text in count if (key := _entry(text, texts)) is not None}
     if unknown := [str(key) for key in classes if str(key) not in named.values()]:
         there_are = some([f"{text} ({times} times)" for text, times in sorted(count.items())], 50)
@@ -133,10 +135,10 @@ def amplitude_notes(levels: Mapping[object, float]) -> list[str]:
             slips[factor][name] = level
     notes = []
     for factor, found in slips.items():
-        which = f"{len(found)} of {len(levels)} recordings ({next(iter(found))} first)"
+        which = f"{len(found)} of {len(levels)} recordings (the first is {next(iter(found))})"
         low, high = min(found.values()), max(found.values())
-        wrong = f"{which} vary by {low:.2g} to {high:.2g} microvolts (standard deviation), which EEG does not"
-        meant = f"{low / factor:.2g} to {high / factor:.2g} microvolts then"
+        wrong = f"{which} have a standard deviation of {low:.2g} to {high:.2g} microvolts, which EEG cannot have"
+        meant = f"that would make {low / factor:.2g} to {high / factor:.2g} microvolts"
         notes.append(f"{wrong}. They are probably {SLIPS[factor]}: {meant}.")
     return notes
 
@@ -147,8 +149,8 @@ def standardised(signals: np.ndarray, channels: tuple[str, ...], name: object) -
     axes = tuple(axis for axis in range(signals.ndim) if axis != signals.ndim - 2)
     mean, deviation = signals.mean(axes, keepdims=True), signals.std(axes, keepdims=True)
     if flat := [channel for channel, value in zip(channels, deviation.ravel(), strict=True) if not value > 0]:
-        wrong = f"channel {', '.join(flat)} is constant and cannot be standardised"
-        raise DatasetError(f"{name}: {wrong}; list the others under `channels`.")
+        wrong = f"the signal of {', '.join(flat)} is constant and cannot be standardised"
+        raise DatasetError(f"{name}: {wrong}. List the other channels under `channels`.")
     return (signals - mean) / deviation
 
 

@@ -56,7 +56,7 @@ class FileSettings(BaseModel):
             else:
                 value = f"is {content[key]!r}" if key in content else "is missing"
                 needs = cls.model_fields[key].description or error["ctx"]["expected"]
-                wrong = f"the key {part}{key} {value}; it needs {needs}"
+                wrong = f"the key {part}{key} {value}; it must be {needs}"
             raise DatasetError(f"{where}: {wrong}.") from caught
 
 

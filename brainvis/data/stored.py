@@ -49,8 +49,8 @@ def stored(target: Path, made_from: str, make: Callable[[], None]) -> Stored:
                 make()
                 found = _mapped(target, made_from)
     except OSError as error:
-        cure = f"Make {target.parent} writable, or make a folder of links to the files and name that above it"
-        raise DatasetError(f"{target} could not be written ({error}). {cure} in BRAINVIS_DATA.") from error
+        cure = f"Make {target.parent} writable, or make a folder of links to the files and set BRAINVIS_DATA"
+        raise DatasetError(f"{target} cannot be written ({error}). {cure} to the folder above it.") from error
     return found
 
 
@@ -58,8 +58,10 @@ def check_room(target: Path, size: int) -> None:
     """DatasetError if there is no space for a file of `size` bytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(target.parent).free) < size * 1.01 + 2**20:
-        wrong = f"There is no room for {target}: it takes {readable_size(size)}, and {readable_size(free)} are free"
-        raise DatasetError(f"{wrong}. Make some, or move the data and let BRAINVIS_DATA name the folder above.")
+        wrong = f"Not enough disk space for {target}: it needs {readable_size(size)}, but {readable_size(free)} is free"
+        raise DatasetError(
+            f"{wrong}. Free some space, or move the data and set BRAINVIS_DATA to the folder above them."
+        )
 
 
 def write_trials(target: Path, made_from: str, trials: Iterable[tuple[Tensor, ...]], about: Callable[[], dict]) -> None:
@@ -80,7 +82,7 @@ def write_trials(target: Path, made_from: str, trials: Iterable[tuple[Tensor, ..
                     file.write(signal.contiguous().numpy())
                 checksums.append(_checksum(signals))
             if not checksums:
-                raise ValueError("there is no trial to write")
+                raise ValueError("there are no trials to write")
             for file in files[1:]:
                 file.seek(0)
                 shutil.copyfileobj(file, stream, 2**20)
@@ -127,7 +129,7 @@ def _mapped(file: Path, made_from: str, told: bool = False) -> Stored | None:
         return Stored(signals, json.loads(about))
     except DamagedError as error:
         if not told:
-            tqdm.write(f"{error} It is made anew.")
+            tqdm.write(f"{error} It is being made again.")
         return None
     except (FileNotFoundError, SafetensorError, KeyError, ValueError):
         return None
@@ -143,16 +145,16 @@ def check_array(file: Path) -> None:
             about, checksums = (bytes(content.get_tensor(name).numpy()) for name in ("about", "checksums"))
         sealed, made_from = metadata["sealed"], metadata["made_from"]
     except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        raise DamagedError(f"{file} is damaged: it is no whole array file.") from error
+        raise DamagedError(f"{file} is damaged: it is not a complete array file.") from error
     if not signals or any(signal.dtype != torch.float32 or signal.ndim != 3 for signal in signals):
         told = ", ".join(f"{signal.dtype} {tuple(signal.shape)}" for signal in signals)
-        raise DamagedError(f"{file} is damaged: its trials are {told or 'not there'}.")
+        raise DamagedError(f"{file} is damaged: its trials are {told or 'missing'}.")
     if sealed != _seal(made_from, about, checksums) or {CHECKSUM * len(signal) for signal in signals} != {
         len(checksums)
     }:
         raise DamagedError(f"{file} is damaged: its table of trials is not what was written.")
     rows = zip(*signals, strict=True)
-    for number, trial in enumerate(tqdm(rows, f"{file.stem}, checked once", len(signals[0]), unit="trial", delay=2)):
+    for number, trial in enumerate(tqdm(rows, f"checking {file.stem} (once)", len(signals[0]), unit="trial", delay=2)):
         wrong = _checksum(trial) != checksums[CHECKSUM * number :][:CHECKSUM]
         if wrong or not all(signal.isfinite().all() for signal in trial):
             raise DamagedError(f"{file} is damaged: trial {number} is not what was written.")

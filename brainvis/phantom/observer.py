@@ -230,10 +230,12 @@ def _whitened(noise: np.ndarray, fields: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the ceilings of a phantom's subjects, for its own gains or for others."""
-    parser = argparse.ArgumentParser(prog="python -m brainvis.phantom.observer", description="Ceilings of a phantom.")
-    parser.add_argument("gains", nargs="*", help="gains of responses to try instead, such as shape=0.3 colour=0.6")
-    parser.add_argument("--subjects", type=int, default=1, help="how many of the first (default 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the phantom (default 0)")
+    parser = argparse.ArgumentParser(
+        prog="python -m brainvis.phantom.observer", description="Print the ceilings of a phantom's subjects."
+    )
+    parser.add_argument("gains", nargs="*", help="response gains to try instead, such as shape=0.3 colour=0.6")
+    parser.add_argument("--subjects", type=int, default=1, help="how many subjects, from the first on (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the phantom (default 0)")
     parser.add_argument("--signal", type=float, default=1.0, help="gain of all responses (default 1)")
     chosen = parser.parse_args(arguments)
     for word in chosen.gains:
