@@ -61,15 +61,21 @@ def test_what_is_not_shown_is_not_said():
 
 def test_the_table_goes_between_the_marks_of_the_readme(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- results -->\nstale words\n<!-- /results -->\nafter\n")
+    marked = "<!-- results -->\nstale words\n<!-- /results -->\nafter\n<!-- learned -->\nolder\n<!-- /learned -->\n"
+    readme.write_text(f"before\n{marked}")
     with pytest.raises(BrainvisError, match="headlines.md is missing"):
         headlines.write_into(readme, tmp_path)
     (tmp_path / headlines.FILE).write_text(headlines.as_markdown(rows()))
+    headlines.write_into(readme, tmp_path)
+    assert "older" in readme.read_text()  # the study was not run
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "learned.md").write_text("- of a study of hours\n")
     for _ in range(2):
         headlines.write_into(readme, tmp_path)
     text = readme.read_text()
-    assert text.startswith("before\n<!-- results -->\n|  | subject 1 |") and text.endswith("<!-- /results -->\nafter\n")
-    assert "stale words" not in text and text.count("docs/notebooks/06_generation.md") == 2
+    assert text.startswith("before\n<!-- results -->\n|  | subject 1 |") and text.endswith("<!-- /learned -->\n")
+    assert not re.search("stale words|older", text) and "- of a study of hours" in text
+    assert text.count("docs/notebooks/06_generation.md") == 2
     assert all(line.count(" | ") == 4 for line in text.splitlines() if line.startswith("| "))
     assert "subject 2: .600 [.550, .650]" in headlines.as_plain(rows())
     readme.write_text("no marks")
@@ -77,9 +83,12 @@ def test_the_table_goes_between_the_marks_of_the_readme(tmp_path):
         headlines.write_into(readme, tmp_path)
 
 
-def test_the_readme_is_short_and_has_the_marks():
+def test_the_readme_is_short_and_says_what_the_committed_results_say():
     text = (ROOT / "README.md").read_text()
-    assert len(text.split()) <= 900 and headlines.START in text and headlines.END in text
+    assert len(text.split()) <= 900
+    assert all(f"<!-- {mark} -->" in text and f"<!-- /{mark} -->" in text for mark in headlines.MARKS)
+    learned = (ROOT / "figures" / headlines.MARKS["learned"]).read_text()  # no run of the default study changes it
+    assert f"<!-- learned -->\n{learned}<!-- /learned -->" in text
 
 
 @pytest.mark.parametrize("file", DOCS, ids=lambda file: file.name)

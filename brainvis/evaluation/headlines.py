@@ -16,7 +16,7 @@ from brainvis.files import BrainvisError, write_aside
 from brainvis.study import Product
 
 FILE = "headlines.md"
-START, END = "<!-- results -->", "<!-- /results -->"  # in the README
+MARKS = {"results": FILE, "learned": "study/learned.md"}  # of the README -> file in the figures folder
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def as_plain(rows: Sequence[Headline], width: int = 100) -> str:
 
 
 def write_into(readme: Path, figures: Path) -> None:
-    """Put the table that notebook 08 left in `figures` between the marks of the README.
+    """Put the table that notebook 08 left in `figures`, and what the studies taught, between the marks of the README.
 
     Raises:
         BrainvisError: the table or the marks are missing.
@@ -146,12 +146,14 @@ def write_into(readme: Path, figures: Path) -> None:
     if not (figures / FILE).exists():
         raise BrainvisError(f"{figures / FILE} is missing: notebook 08 writes it; run snakemake first")
     text = readme.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        raise BrainvisError(f"{readme} has no lines {START} and {END}: add them where the results are to go")
-    before, after = text.split(START)[0], text.split(END)[1]
-    table = (figures / FILE).read_text(encoding="utf-8")
-    whole = f"{before}{START}\n{table}{END}{after}"
-    write_aside(readme, lambda path: path.write_text(whole, encoding="utf-8"))
+    for mark, file in MARKS.items():
+        start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+        if start not in text or end not in text:
+            raise BrainvisError(f"{readme} has no lines {start} and {end}: add them where the {mark} lines are to go")
+        if (figures / file).exists():  # a study of hours may not have been run
+            before, after = text.split(start)[0], text.split(end)[1]
+            text = f"{before}{start}\n{(figures / file).read_text(encoding='utf-8')}{end}{after}"
+    write_aside(readme, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _of_full(means: pd.DataFrame, stage: str, score: str) -> dict[int, dict]:

@@ -1,0 +1,118 @@
+"""What was learned, in a few sentences for the README: `learned.md`, computed from the studies' numbers.
+
+python docs/studies/learned.py figures/study      needs pretraining.json, layout.csv, table4.csv and table7.csv there
+
+`python -m brainvis readme` puts the sentences into the README.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pretraining import KINDS, STEPS
+from show_pretraining import FEWEST, LEVEL
+
+from brainvis.files import read_json, write_aside
+
+FILE = "learned.md"
+NO_SIGNAL, FEW_LABELS = "block_drift_0.5_no_signal", "block_drift_0.5"
+
+
+def pretraining_is_worth(kept: dict) -> str:
+    """Where classes are interleaved: the shares of labels at which a kind of pre-training helps, or LMM harms."""
+    gains = {tuple(name.split(" | ")): gain for name, gain in kept["gain over none"].items()}
+    judged = {
+        (kind, float(share)): gain
+        for (world, kind, share), gain in gains.items()
+        if world == "interleaved" and kind in KINDS and len(gain["seeds"]) >= FEWEST
+    }
+    shown = {name: gain for name, gain in judged.items() if gain["p_holm"] < LEVEL}
+    helps = [f"{KINDS[kind]} at {share:.0%}" for (kind, share), gain in shown.items() if gain["value"] > 0]
+    of_lmm = {share: gain for (kind, share), gain in shown.items() if kind == "lmm" and gain["value"] < 0}
+    harms = [f"{share:.0%} ({points(gain)})" for share, gain in of_lmm.items()]
+    kinds = len({kind for kind, _ in judged})
+    said = f"**Pre-training, classes interleaved.** Of {kinds} kinds, shown to help at any of {len(STEPS)} shares of "
+    said += f"labels: {', '.join(helps) or 'none'}."
+    return f"{said} LMM as released harms at {' and '.join(harms)} of the labels." if harms else said
+
+
+def blocks_teach_time(kept: dict) -> str:
+    """Where each class has a block: what a probe reads before and after LMM, and what few labels gain from it."""
+    of = kept["probes"][NO_SIGNAL]["all_units"]
+    before, after = np.mean(of["before"]), np.mean(of["after"])
+    every = all(a > b for b, a in zip(of["before"], of["after"], strict=True))
+    said = "**Classes in blocks, slow drift, nothing evoked.** A linear probe of the time branch names "
+    said += f"{number(before)} of the classes before LMM and {number(after)} after it"
+    said += f" (more in each of {len(of['seeds'])} seeds): LMM learns the time of recording." if every else "."
+    gains = {share: kept["gain over none"].get(f"{FEW_LABELS} | lmm | {share:g}") for share in STEPS}
+    gains = {share: gain for share, gain in gains.items() if gain and gain["p_holm"] < LEVEL}
+    if gains:
+        share, gain = max(gains.items(), key=lambda pair: abs(pair[1]["value"]))
+        said += f" With a response as well, and {share:.0%} of the labels, it changes accuracy by {points(gain)}."
+    return said
+
+
+def fine_tuning_costs(layout: pd.DataFrame) -> str:
+    """What of the layout pictures keep with and without fine-tuning, and without the frequency branch."""
+    read, change = _reader(layout), _changes(layout)
+    said = f"**Layout.** {read('full', 'position')} of the semantic stage's pictures have the position right; "
+    said += f"without fine-tuning on class names {change('no_finetuning', 'position')}, "
+    return said + f"without the frequency branch {change('no_frequency', 'position')}."
+
+
+def cascade_is_worth(table: pd.DataFrame) -> str:
+    """GA of the cascade, and without each of its stages."""
+    read, change = _reader(table), _changes(table)
+    one, other = (change(f"full, {stage} stage alone", "GA") for stage in ("semantic", "refinement"))
+    said = f"**Cascade.** GA is {read('full, cascade', 'GA')}; "
+    return said + f"the semantic stage alone {one}, the refinement stage alone {other}."
+
+
+def spectrum_is_worth(table: pd.DataFrame) -> str:
+    """What an LSTM and a CNN read of the same spectrum."""
+    read, change = _reader(table), _changes(table)
+    return f"**Spectrum.** The LSTM names {read('LSTM', 'top-1')}; a CNN {change('CNN', 'top-1')}."
+
+
+def points(line: dict) -> str:
+    """A difference as people read it."""
+    return "{:+.1f} [{:+.1f}, {:+.1f}] points".format(*(100 * line[key] for key in ("value", "low", "high")))
+
+
+def number(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def _line(table: pd.DataFrame, row: str, measure: str) -> dict:
+    return table[(table["row"] == row) & (table["measure"] == measure)].iloc[-1].to_dict()
+
+
+def _reader(table: pd.DataFrame) -> Callable[[str, str], str]:
+    return lambda row, measure: number(_line(table, row, measure)["value"])
+
+
+def _changes(table: pd.DataFrame) -> Callable[[str, str], str]:
+    """A row's difference; "not shown" where its corrected p is not below the level."""
+
+    def change(row: str, measure: str) -> str:
+        line = _line(table, row, f"{measure}, difference")
+        return points(line) + ("" if line["p_holm"] < LEVEL else " (not shown)")
+
+    return change
+
+
+def write(folder: Path) -> None:
+    """Write `learned.md` beside the numbers that it is computed from."""
+    kept, tables = read_json(folder / "pretraining.json"), {}
+    for name in ("layout", "table4", "table7"):
+        tables[name] = pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
+    sentences = [pretraining_is_worth(kept), blocks_teach_time(kept), fine_tuning_costs(tables["layout"])]
+    sentences += [cascade_is_worth(tables["table4"]), spectrum_is_worth(tables["table7"])]
+    text = "".join(f"- {sentence}\n" for sentence in sentences)
+    write_aside(folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
