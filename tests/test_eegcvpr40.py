@@ -262,7 +262,7 @@ def test_settings_file_chooses_and_arguments_win(tmp_path):
         ("lengths: [450, 600.5]", r"lengths is \[450, 600.5\]; it needs two whole numbers"),
         ("split_index: first", "split_index is 'first'; it needs a whole number"),
         ("- band", "holds no settings"),
-        ("band: [", "not plain YAML"),
+        ("band: [", "cannot be read as plain YAML"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path, text, words):
