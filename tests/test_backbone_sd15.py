@@ -144,7 +144,7 @@ def test_offline_and_absent_is_one_error_within_a_second_that_says_all(tmp_path)
         load_stable_diffusion("sd15")
     assert time.monotonic() - start < 1
     message = str(caught.value)
-    assert "'sd15' (Stable Diffusion 1.5) is not on this machine and cannot be fetched" in message
+    assert "'sd15' (Stable Diffusion 1.5) is not on this machine and cannot be downloaded" in message
     for place in ("weights/v1-5-pruned-emaonly.safetensors", "weights/v1-5-pruned-emaonly.ckpt", "cache"):
         assert str(tmp_path) in message and place in message
     assert f"hf download {STABLE_DIFFUSION.repository} --revision {STABLE_DIFFUSION.revision}" in message
@@ -181,7 +181,7 @@ def test_absent_and_online_it_is_fetched_and_said(tmp_path, configuration, monke
     assert settings["revision"] == STABLE_DIFFUSION.revision and set(settings["allow_patterns"]) == set(
         STABLE_DIFFUSION.files
     )
-    assert re.search(r"Stable Diffusion 1.5 is not on this machine: fetching 2.1 GB", capsys.readouterr().err)
+    assert re.search(r"Stable Diffusion 1.5 is not on this machine: downloading 2.1 GB", capsys.readouterr().err)
 
 
 def test_looking_for_it_imports_no_torch(tmp_path, single_file):

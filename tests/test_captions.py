@@ -254,7 +254,7 @@ def test_unreadable_pictures_and_empty_captions_are_named_and_the_rest_goes_on(m
     ("content", "words"),
     [
         ("{", "not JSON"),
-        ("[1]", "holds a list"),
+        ("[1]", "holds a value of type list"),
         ('{"n00_1": ["a", "b"]}', "caption of n00_1"),
         (b"\xff\xfe{", "not JSON"),
     ],
@@ -319,7 +319,7 @@ def test_a_folder_that_is_no_captioner_is_one_sentence(folders, tmp_path, damage
     with pytest.raises(CaptionError, match="cannot be read from"):
         load_captioner(str(folder), "cpu")
     (folder / "config.json").write_text('{"model_type": "llava"}')
-    with pytest.raises(CaptionError, match="cannot be read from .* of kind 'llava', which is none of blip, blip-2"):
+    with pytest.raises(CaptionError, match="cannot be read from .* model type is 'llava', not one of blip, blip-2"):
         load_captioner(str(folder), "cpu")
     with pytest.raises(CaptionError, match="neither a folder with config.json"):
         load_captioner(str(tmp_path), "cpu")
@@ -328,7 +328,7 @@ def test_a_folder_that_is_no_captioner_is_one_sentence(folders, tmp_path, damage
 def test_too_little_memory_is_said_before_anything_is_fetched_or_loaded(nowhere, folders, monkeypatch):
     monkeypatch.setattr(captions, "_free_memory", lambda device: 8_000_000_000)
     monkeypatch.setattr(captions, "_fetch", lambda model: pytest.fail("fetched"))
-    with pytest.raises(CaptionError, match="17.0 GB .* 8.0 GB are free.*--model Salesforce/blip-image"):
+    with pytest.raises(CaptionError, match="17.0 GB .* 8.0 GB is free.*--model Salesforce/blip-image"):
         load_captioner(CAPTIONER, "cpu")
     size = captions._size(folders["blip"])
     network = load_captioner(str(folders["blip"]), "cpu").model
@@ -361,7 +361,7 @@ class Shown:
 def test_missing_captions_are_counted_with_the_command_that_makes_them():
     data = Shown(None, {"n01_1": "a dog", "n01_2": " "})
     assert missing_captions(data) == ["n01_2", "n02_7"]
-    with pytest.raises(CaptionError, match="^2 of 3 pictures .* n01_2 first") as error:
+    with pytest.raises(CaptionError, match="^2 of 3 pictures .*the first is n01_2") as error:
         require_captions(data, "eegcvpr40")
     assert "python -m brainvis caption --dataset eegcvpr40" in str(error.value) and "\n" not in str(error.value)
     require_captions(Shown(None, dict.fromkeys(Shown.image_ids[:3], "a dog")), "eegcvpr40")
@@ -377,7 +377,7 @@ def test_a_data_set_gets_its_captions_into_its_folder(model, images, tmp_path, m
     file.write_text('{"n01_1": "a dog"}')
     with pytest.warns(UserWarning, match="n02_8.JPEG cannot be read"):
         said = caption_dataset("eegcvpr40", model)
-    assert said.startswith(f"{file}: 2 captions by {model}, 1 that came from elsewhere, 1 lacking.")
+    assert said.startswith(f"{file}: 2 captions by {model}, 1 from elsewhere, 1 missing.")
     made = json.loads(file.read_text())
     assert set(made) == set(Shown.image_ids[:3]) and made["n01_1"] == "a dog"
     monkeypatch.setattr("brainvis.generation.captions.load_dataset", lambda name: Shown(folder, made))

@@ -157,7 +157,7 @@ def test_it_answers_quickly_and_without_torch(tmp_path):
     [
         (
             ["original", "nothing.pkl", "--subject", "4", "--dataset", "phantom", "--backbone", "phantom"],
-            "nothing.pkl is not there.*clipfinetune_model.pkl",
+            "nothing.pkl is missing.*clipfinetune_model.pkl",
         ),
         (["caption", "--dataset", "eegcvpr40"], "eeg_5_95_std.pth"),
         (["original", "nothing.pkl", "--subject", "1", "--dataset", "phantom", "--backbone", "nowhere"], "nowhere"),

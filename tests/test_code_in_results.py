@@ -93,7 +93,7 @@ def test_a_run_of_other_code_is_refused_with_the_command(edited):
     edit(edited, "brainvis/models/time.py", r"functional\.mse_loss\(", "2 * functional.mse_loss(")
     answer = edited.run("papermill", "notebooks/05_alignment.ipynb", "-", "-p", "preset", "smoke")
     assert answer.returncode != 0
-    assert "was made from other code" in answer.stderr and "papermill notebooks/04_fusion.ipynb" in answer.stderr
+    assert "was made from different code" in answer.stderr and "papermill notebooks/04_fusion.ipynb" in answer.stderr
 
 
 @pytest.fixture

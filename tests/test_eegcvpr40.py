@@ -262,7 +262,7 @@ def test_settings_file_chooses_and_arguments_win(tmp_path):
         ("lengths: [450, 600.5]", r"lengths is \[450, 600.5\]; it must be two whole numbers"),
         ("split_index: first", "split_index is 'first'; it must be a whole number"),
         ("- band", "holds no settings"),
-        ("band: [", "not plain YAML"),
+        ("band: [", "cannot be read as plain YAML"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path, text, words):

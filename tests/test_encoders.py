@@ -80,7 +80,7 @@ def test_a_class_of_ones_own_is_one_line(monkeypatch):
 
 def test_an_unknown_name_lists_the_table():
     with pytest.raises(
-        EncoderError, match=r"'nope'; there are time, frequency, spectrum_cnn, eegnet, shallow,.*ENCODERS\['mine'\]"
+        EncoderError, match=r"'nope'. Choose one of time, frequency, spectrum_cnn, eegnet, shallow,.*ENCODERS\['mine'\]"
     ):
         encoder_class("nope")
 
@@ -239,7 +239,7 @@ def test_models_of_braindecode_are_encoders(stub):
 def test_without_braindecode_a_sentence_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "braindecode", None)
     monkeypatch.delitem(sys.modules, "braindecode.models", raising=False)
-    with pytest.raises(EncoderError, match="braindecode.EEGConformer: braindecode does not import here .*braindecode"):
+    with pytest.raises(EncoderError, match="braindecode.EEGConformer: braindecode cannot be imported .*braindecode"):
         encoder_class("braindecode.EEGConformer")
 
 

@@ -167,8 +167,8 @@ def test_trial_numbers_have_to_fit(backbone, embeddings):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"semantic_steps": 0}, "0 steps; there have to be 1 to 999"),
-        ({"semantic_steps": 1000}, "1000 steps"),
+        ({"semantic_steps": 0}, "the number of steps is 0; it must be from 1 to 999"),
+        ({"semantic_steps": 1000}, "number of steps is 1000"),
         ({"samples": 0}, "0 samples"),
         ({"batch_size": 0}, "batches of 0"),
     ],
@@ -248,13 +248,13 @@ def test_refinement_refuses_what_does_not_fit(backbone, semantic):
         refinement_stage(backbone, semantic, NAMES[:2], CONFIG, seed=0)
     with pytest.raises(ValueError, match="images are float64"):
         refinement_stage(backbone, semantic / 255, NAMES, CONFIG, seed=0)
-    with pytest.raises(ValueError, match=rf"needed are uint8 \(trial, sample, {RESOLUTION}, {RESOLUTION}, 3\)"):
+    with pytest.raises(ValueError, match=rf"must be uint8 \(trial, sample, {RESOLUTION}, {RESOLUTION}, 3\)"):
         refinement_stage(backbone, semantic[:, :, ::2, ::2], NAMES, CONFIG, seed=0)
     for missing in (None, "", " "):
         with pytest.raises(ValueError, match=f"class name of trial 8 is {missing!r}"):
             refinement_stage(backbone, semantic, ["red star", missing, "red star"], CONFIG, 0, trials=[7, 8, 9])
     for strength in (0.1, 1.2, float("nan")):
-        with pytest.raises(ValueError, match=f"strength {strength} of 6 steps"):
+        with pytest.raises(ValueError, match=f"strength of {strength} with 6 steps"):
             refinement_stage(backbone, semantic, NAMES, unchecked(CONFIG, strength=strength), seed=0)
 
 

@@ -172,7 +172,7 @@ def test_every_preset_is_possible_under_every_ablation_and_for_every_data_set():
 
 @pytest.mark.parametrize("name", ["a;touch INJECTED;", "-rf", ".hidden", "my preset", "$(id)", "ä", "a\nb", "x" * 201])
 def test_a_name_that_becomes_a_folder_is_plain(tmp_path, name):
-    with pytest.raises(BrainvisError, match="becomes a folder's.*Rename it") as refusal:
+    with pytest.raises(BrainvisError, match="becomes a folder name.*Rename it") as refusal:
         Choice(preset=preset(tmp_path, {}, f"{name}.yml"))
     assert "\n" not in str(refusal.value)
     assert Choice(preset=preset(tmp_path, {}, "A-plain_name.2.yml")).name == "phantom_A-plain_name.2"
@@ -187,7 +187,7 @@ def test_what_is_no_preset_at_all_is_one_sentence(value):
 def test_a_backbone_whose_name_is_no_folders_is_refused(tmp_path):
     for name in ("a b", "$(touch INJECTED)", "x;y"):
         (tmp_path / name).symlink_to(PHANTOM)
-        with pytest.raises(BrainvisError, match="backbone .*becomes a folder's.*Rename it"):
+        with pytest.raises(BrainvisError, match="backbone .*becomes a folder name.*Rename it"):
             Choice(backbone=str(tmp_path / name))
     (tmp_path / "plain.1").symlink_to(PHANTOM)
     assert Choice(backbone=str(tmp_path / "plain.1")).name == "phantom_plain.1"

@@ -145,7 +145,7 @@ def test_the_name_of_a_file_does_not_matter(tmp_path, files):
         assert read(renamed).kind == kind
     older = tmp_path / "older.pkl"
     torch.save(torch.load(files["fused"], weights_only=True), older, _use_new_zipfile_serialization=False)
-    with pytest.raises(OriginalError, match="older.pkl is refused.*written before torch 1.6"):
+    with pytest.raises(OriginalError, match="older.pkl was rejected.*written before torch 1.6"):
         read(older)
 
 
@@ -187,15 +187,15 @@ def resaved(files, kind, path, change):
 @pytest.mark.parametrize(
     ("sizes", "kind", "words"),
     [
-        ({"codewords": 9}, "pretrained", r"tokenizer.center.weight is \(7, 16\) \(here \(9, 16\)\)"),
-        ({"layers": 1}, "finetuned", r"encoder.TRMs.1.* \(here none\)"),
+        ({"codewords": 9}, "pretrained", r"tokenizer.center.weight is \(7, 16\) \(expected \(9, 16\)\)"),
+        ({"layers": 1}, "finetuned", r"encoder.TRMs.1.* \(expected none\)"),
         ({"layers": 3}, "fused", r"transformer.layers.2.\S+ is missing"),
-        ({"regressor_layers": 1}, "pretrained", r"reg.layers.1.* \(here none\)"),
-        ({"classes": 4}, "fused", r"fc01.weight is \(6, 28\) \(here \(4, 28\)\)"),
-        ({"channels": 3}, "frequency", r"lstm.weight_ih_l0 is \(48, 5\) \(here \(48, 3\)\)"),
-        ({"samples": 40}, "finetuned", r"position.pe.weight is \(6, 16\) \(here \(10, 16\)\)"),
-        ({"lstm": 5}, "fused", r"lstm.weight_ih_l0 is \(48, 5\) \(here \(20, 5\)\)"),
-        ({"narrow": 4}, "aligned", r"fc02.weight is \(10, 40\) \(here \(4, 40\)\).*preset=paper"),
+        ({"regressor_layers": 1}, "pretrained", r"reg.layers.1.* \(expected none\)"),
+        ({"classes": 4}, "fused", r"fc01.weight is \(6, 28\) \(expected \(4, 28\)\)"),
+        ({"channels": 3}, "frequency", r"lstm.weight_ih_l0 is \(48, 5\) \(expected \(48, 3\)\)"),
+        ({"samples": 40}, "finetuned", r"position.pe.weight is \(6, 16\) \(expected \(10, 16\)\)"),
+        ({"lstm": 5}, "fused", r"lstm.weight_ih_l0 is \(48, 5\) \(expected \(20, 5\)\)"),
+        ({"narrow": 4}, "aligned", r"fc02.weight is \(10, 40\) \(expected \(4, 40\)\).*preset=paper"),
     ],
 )
 def test_other_sizes_are_named(files, sizes, kind, words):
@@ -205,7 +205,7 @@ def test_other_sizes_are_named(files, sizes, kind, words):
 
 def test_a_smaller_model_inside_is_not_cut_out_silently(files):
     """More layers in the file than in the model: every name of the model is there, and yet it does not fit."""
-    with pytest.raises(OriginalError, match="encoder.TRMs.1.* \\(here none\\)"):
+    with pytest.raises(OriginalError, match="encoder.TRMs.1.* \\(expected none\\)"):
         convert(read(files["aligned"]), our_models(replace(SIZES, layers=1))["finetuned"])
 
 
@@ -248,18 +248,18 @@ def test_foreign_files_are_refused_and_nothing_is_run(files, tmp_path):
     cut = tmp_path / "cut.pth"
     cut.write_bytes(files["frequency"].read_bytes()[:-500])
     for file, words in (
-        (tmp_path / "absent", "is not there.*timefreqmodel.pkl"),
-        (half, "half.pkl is refused"),
-        (cut, "cut.pth is refused"),
-        (tmp_path / "words", "refused"),
-        (evil, "refused"),
-        (write("inside.pkl", {"fc01.weight": Evil(str(trap))}), "refused, and nothing in it was run"),
-        (write("list.pkl", [torch.zeros(2)]), "no parameters of a model"),
+        (tmp_path / "absent", "is missing.*timefreqmodel.pkl"),
+        (half, "half.pkl was rejected"),
+        (cut, "cut.pth was rejected"),
+        (tmp_path / "words", "rejected"),
+        (evil, "rejected"),
+        (write("inside.pkl", {"fc01.weight": Evil(str(trap))}), "rejected, and nothing in it was run"),
+        (write("list.pkl", [torch.zeros(2)]), "no model parameters"),
         (
             write("other.pkl", {"conv1.weight": torch.zeros(2), "epoch": torch.zeros(1)}),
-            "has parameters conv1.weight, epoch.*timefreqmodel.pkl",
+            "has unknown parameters: conv1.weight, epoch.*timefreqmodel.pkl",
         ),
-        (write("optimiser.pkl", {"state": {}, "param_groups": []}), "no parameters of a model"),
+        (write("optimiser.pkl", {"state": {}, "param_groups": []}), "no model parameters"),
     ):
         with pytest.raises(OriginalError, match=words):
             read(file)

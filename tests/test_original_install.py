@@ -103,9 +103,9 @@ def test_any_one_file_fills_all_stages_up_to_it(study, files, kind, filled, trai
         assert ("further by" in describe(found[name])) == bool(words)
     if kind == "aligned":
         assert found["fused"]["stands_in"].endswith(
-            "fusion left, and were trained further by alignment, on one subject"
+            "the weights after fusion, and were trained further by alignment, on one subject"
         )
-        assert "by fine-tuning and fusion and alignment, on one" in found["pretrained"]["stands_in"]
+        assert "by fine-tuning, then fusion, then alignment, on one" in found["pretrained"]["stands_in"]
         load_original(study.original_file(dict((n, s) for s, n in TARGETS)[name], name), our_models(SIZES)[name])
     stages = {name: f"{stage} ({name})" for stage, name in TARGETS}
     assert f"Still to train: {', '.join(stages[name] for name in trains.split()) or 'none'}." in said[-1]
@@ -120,7 +120,7 @@ def test_what_is_right_replaces_what_stands_in_and_never_the_other_way(study, fi
     install(study, [files["finetuned"]])
     said = install(study, [files["fused"]])
     assert origins(study)["finetuned"]["kind"] == "finetuned" and origins(study)["frequency"]["kind"] == "fused"
-    assert any("finetuned: stays as before" in sentence for sentence in said)
+    assert any("finetuned: unchanged, from" in sentence for sentence in said)
 
 
 def test_other_subjects_share_the_branches_only(study, files):
@@ -128,7 +128,7 @@ def test_other_subjects_share_the_branches_only(study, files):
     other = replace(study, subject=2)
     assert study.original_file("fusion", "fused") != other.original_file("fusion", "fused")
     assert study.original_file("frequency_branch", "frequency") == other.original_file("frequency_branch", "frequency")
-    assert any("Nor its subject: 4, as you say" in sentence for sentence in said)
+    assert any("No file states its subject: 4 is assumed, as given" in sentence for sentence in said)
 
 
 def test_weights_trained_here_are_left_alone(study, files):
@@ -179,7 +179,7 @@ def test_weights_know_where_they_come_from(study, files, tmp_path):
 def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path):
     path, origin = tmp_path / "x.original.safetensors", {"file": "a", "sha256": "b", "kind": "fused", "stands_in": ""}
     for weights, words in (
-        (nn.Sequential(nn.Linear(3, 16), nn.Linear(16, 7)), r"1.weight is \(7, 16\) \(here \(2, 16\)\)"),
+        (nn.Sequential(nn.Linear(3, 16), nn.Linear(16, 7)), r"1.weight is \(7, 16\) \(expected \(2, 16\)\)"),
         (nn.Linear(3, 2), "6 parameters of Sequential: 0.weight is missing"),
     ):
         write_original(path, weights, origin)

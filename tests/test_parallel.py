@@ -237,7 +237,7 @@ def test_when_processes_are_started(monkeypatch):
     assert processes_to_start(None) == 3
     assert processes_to_start("cuda:1") == processes_to_start("cpu") == 1
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    with pytest.warns(UserWarning, match="one of 3 GPUs is used: CUDA was started before"):
+    with pytest.warns(UserWarning, match="only one of 3 GPUs is used: CUDA was started before"):
         assert processes_to_start(None) == 1
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     monkeypatch.setenv("WORLD_SIZE", "2")  # somebody else has started them

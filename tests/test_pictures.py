@@ -179,8 +179,8 @@ def others(backbone, embeddings):
     yield "guidance", (embeddings, replace(CONFIG, semantic_guidance=2.0), 0, TRIALS)
     yield "batch size", (embeddings, replace(CONFIG, batch_size=5), 0, TRIALS)
     yield "text embeddings", (wavy, CONFIG, 0, TRIALS)
-    yield "set of trials or prompts", (embeddings, CONFIG, 0, [3, 14, 15, 92, 66])
-    yield "set of trials or prompts", (embeddings, replace(CONFIG, samples=1), 0, TRIALS)
+    yield "trials or prompts", (embeddings, CONFIG, 0, [3, 14, 15, 92, 66])
+    yield "trials or prompts", (embeddings, replace(CONFIG, samples=1), 0, TRIALS)
 
 
 def test_pictures_made_from_anything_else_are_replaced(backbone, embeddings, whole, tmp_path, capsys, made):
@@ -192,7 +192,7 @@ def test_pictures_made_from_anything_else_are_replaced(backbone, embeddings, who
         assert sum(made) == len(given) * given.shape[1]
         files = {file.name for file in (tmp_path / str(number) / "semantic").iterdir()}
         assert "mine.png" in files and len(files) == sum(made) + 2
-        message = f"10 pictures made from something else (another {difference}) are replaced"
+        message = f"replacing 10 pictures made from something else (different {difference})"
         assert message in capsys.readouterr().out
 
 
@@ -230,7 +230,7 @@ def test_other_sampling_code_replaces_pictures_and_another_judge_does_not(
         assert not another(f"brainvis.{module}")
     for module in ("cascade", "sampler", "stable_diffusion"):
         assert another(f"brainvis.generation.{module}") == [4, 4, 2]
-        assert "made from something else (another code)" in capsys.readouterr().out
+        assert "made from something else (different code)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"made_from": 3}'])
@@ -239,7 +239,7 @@ def test_pictures_without_a_readable_index_are_replaced(backbone, embeddings, wh
     (whole / "index.json").write_text(content)
     semantic_stage(backbone, embeddings, CONFIG, 0, TRIALS, folder=whole.parent)
     assert made == [4, 4, 2] and contents(whole) == expected
-    assert "10 pictures without a readable index are replaced" in capsys.readouterr().out
+    assert "replacing 10 pictures that have no readable index" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_made(backbone, embeddings, tmp_path, made):
@@ -258,10 +258,10 @@ def test_settings_that_cannot_work_are_refused_before_other_pictures_are_removed
     before = contents(whole), contents(whole.parent / "refinement")
     made.clear()
     for steps in (0, 1000):
-        with pytest.raises(ValueError, match=f"{steps} steps; there have to be 1 to 999"):
+        with pytest.raises(ValueError, match=f"the number of steps is {steps}; it must be from 1 to 999"):
             wrong = unchecked(CONFIG, semantic_steps=steps)
             semantic_stage(backbone, embeddings, wrong, 0, TRIALS, folder=whole.parent)
-    with pytest.raises(ValueError, match="strength 0.1 of 3 steps leaves none"):
+    with pytest.raises(ValueError, match="strength of 0.1 with 3 steps leaves no step"):
         wrong = unchecked(CONFIG, strength=0.1)
         refinement_stage(backbone, semantic, NAMES, wrong, 0, TRIALS, folder=whole.parent)
     assert (contents(whole), contents(whole.parent / "refinement")) == before and not made

@@ -305,7 +305,7 @@ def test_settings_missing_or_not_plain(tmp_path):
     with pytest.raises(DatasetError, match="recordings_example.yml"):
         load(tmp_path)
     (tmp_path / "recordings.yml").write_text("window: !!python/object/apply:os.mkdir [executed]")
-    with pytest.raises(DatasetError, match="not plain YAML"):
+    with pytest.raises(DatasetError, match="cannot be read as plain YAML"):
         load(tmp_path)
     (tmp_path / "recordings.yml").write_text("")
     with pytest.raises(DatasetError, match="the key window is missing"):

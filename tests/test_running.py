@@ -204,7 +204,7 @@ def test_progress_says_what_is_done_and_what_is_left(tmp_path, monkeypatch):
     assert said == "  2 of 5  04_fusion, subject 2, full, seed 1; about 2 min left"  # three minutes of work, by two
     for job in jobs:
         Path(job["folder"], "0a.whole").touch()
-    assert running.progress(plan, Path(jobs[4]["folder"])).endswith("; all runs are there")
+    assert running.progress(plan, Path(jobs[4]["folder"])).endswith("; all runs are complete")
     assert running.progress(plan, tmp_path / "another").endswith("another: done")
 
 

@@ -86,7 +86,7 @@ def test_a_preset_of_ones_own_changes_what_it_names_and_nothing_else(tmp_path):
         ("start: demo\ntime: {width: wide}", "time.width is 'wide'.*96"),
         ("start: demo\ntime: {width: true}", "time.width is True"),
         ("start: demo\nfusion: {branches: time}", "fusion.branches is 'time'"),
-        ("start: demo\ntime: [1, 2", "no YAML file"),
+        ("start: demo\ntime: [1, 2", "cannot be read as plain YAML"),
         ("- start: demo", "where it starts"),
     ],
 )
@@ -339,7 +339,7 @@ def test_runs_of_other_code_are_accepted_by_hand_and_it_is_recorded():
     file, fingerprint = study.folder("fusion") / "results.json", study.fingerprint("fusion")
     write_sealed(file, read_sealed(file) | {"fingerprint": "0123456789ab", "code": "ba9876543210"})
     (file.parent / f"{fingerprint}.whole").rename(file.parent / "0123456789ab.whole")
-    with pytest.raises(StudyError, match="made from other code"):
+    with pytest.raises(StudyError, match="made from different code"):
         study.load("fusion")
     assert study.accept("a rename") == [f"phantom/sub-01/full/fusion: accepted (0123456789ab counts as {fingerprint})"]
     entry = {"reason": "a rename", "fingerprint": "0123456789ab", "code": "ba9876543210"}
@@ -354,7 +354,7 @@ def test_runs_of_other_code_are_accepted_by_hand_and_it_is_recorded():
         study.load("fusion")
     file.write_text(json.dumps(older))  # of an earlier version
     assert "NOT accepted" in study.accept("the same")[0]
-    with pytest.raises(StudyError, match="has no checksum: it is of an earlier version"):
+    with pytest.raises(StudyError, match="has no checksum: it was written by an earlier version"):
         study.load("fusion")
 
 

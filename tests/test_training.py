@@ -182,7 +182,7 @@ def test_another_checkpoint_is_set_aside_never_used(tmp_path, change):
         torch.save({"weights": torch.zeros(3)}, file)
     before, train = file.read_bytes(), data(seed=2 if change == "data" else 0)
     (tmp_path / "c.pt.before").unlink()
-    with pytest.warns(UserWarning, match="c.pt.previous, the training starts anew"):
+    with pytest.warns(UserWarning, match="c.pt.previous, and the training starts over"):
         fit(model, objective, train, data(9, 1), training, name="test", seed=3, device="cpu", checkpoint=file)
     fit(expected, objective, train, data(9, 1), training, name="test", seed=3, device="cpu")
     assert same_weights(model, expected)
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_goes_on(tmp_path, 
         resumed.append(1)
         return objective(model, *batch)
 
-    with pytest.warns(UserWarning, match="c.pt.previous, the training tries the one before"):
+    with pytest.warns(UserWarning, match="c.pt.previous, and the training tries the previous one"):
         run(model, counted, checkpoint=file)
     whole = []
     run(expected, lambda model, *batch: whole.append(1) or objective(model, *batch))
@@ -316,7 +316,7 @@ def test_original_weights_are_loaded_and_nothing_is_trained(tmp_path):
 def test_without_original_weights_it_says_what_was_trained():
     history = run(small_model())
     assert history.origin is None
-    assert history.summary == f"4 epochs, the weights of epoch {history.best_epoch} are kept."
+    assert history.summary == f"4 epochs; the weights of epoch {history.best_epoch} are kept."
     assert "NOTHING WAS TRAINED" in run(small_model(), training=Training(epochs=0)).summary
 
 
@@ -390,9 +390,9 @@ def test_settings_that_cannot_work_are_refused():
         run(small_model(), choose=("loss", "least"))
     with pytest.raises(ValueError, match="no 'f1' to choose by"):
         run(small_model(), choose=("f1", "max"))
-    with pytest.raises(ValueError, match=r"validation tensors of lengths \[0, 0\]"):
+    with pytest.raises(ValueError, match=r"validation tensors have lengths \[0, 0\]"):
         fit(small_model(), objective, data(), data(0), TRAINING, name="test", seed=0)
-    with pytest.raises(ValueError, match=r"training tensors of lengths \[20, 9\]"):
+    with pytest.raises(ValueError, match=r"training tensors have lengths \[20, 9\]"):
         fit(small_model(), objective, (data()[0], data(9)[1]), data(), TRAINING, name="test", seed=0)
 
 
@@ -412,7 +412,7 @@ def test_device_and_precision(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert choose_device().type == "cpu"
-    with pytest.raises(ValueError, match="no device 'cuda' on this machine; choose from .'cpu'"):
+    with pytest.raises(ValueError, match="device 'cuda' is not available on this machine; choose one of .'cpu'"):
         choose_device("cuda")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device().type == "mps" and choose_precision(torch.device("mps")).precision == "float32"
@@ -432,8 +432,8 @@ def test_precision_on_cpus(monkeypatch):
     monkeypatch.setattr(devices, "bfloat16_gain", lambda convolutions: gains.pop())
     for amx, can, convolutions, gain, chosen, why in (
         (True, {}, False, None, "bfloat16", "AMX"),
-        (True, {}, True, 0.8, "float32", "convolutions of this CPU are not 1.5 times"),
-        (False, {"avx2": True}, False, None, "float32", "no instructions"),
+        (True, {}, True, 0.8, "float32", "convolutions on this CPU are not 1.5 times"),
+        (False, {"avx2": True}, False, None, "float32", "no bfloat16 instructions"),
         (False, {"avx512_bf16": True}, False, 1.4, "float32", "not 1.5 times"),
         (False, {"avx512_bf16": True}, False, 1.6, "bfloat16", "at least 1.5 times"),
         (False, {"bf16": True}, True, 1.6, "bfloat16", "at least 1.5 times"),
@@ -443,7 +443,7 @@ def test_precision_on_cpus(monkeypatch):
         gains[:] = [] if gain is None else [gain]
         found = choose_precision(cpu, "auto", convolutions)
         assert found.precision == chosen and why in found.why and not gains
-    assert choose_precision(cpu, "float32").why == "asked for"
+    assert choose_precision(cpu, "float32").why == "requested"
     with pytest.raises(ValueError, match="precision is 'half'"):
         choose_precision(cpu, "half")
 
@@ -471,4 +471,4 @@ def test_a_precision_that_is_asked_for_is_computed_in(precision):
     run(model, looking, precision=precision)
     assert seen == {precision}
     assert {weight.dtype for weight in model.state_dict().values()} == {torch.float32}
-    assert computed_in["test"] == {"precision": precision, "why": "asked for", "device": "cpu", "processes": 1}
+    assert computed_in["test"] == {"precision": precision, "why": "requested", "device": "cpu", "processes": 1}

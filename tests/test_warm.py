@@ -94,7 +94,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 def test_a_kernel_has_the_libraries_and_reads_our_code_anew(place, folder):
     first, said = run(folder, place)
-    assert "nothing" not in said and first["parent"] == server(place).pid
+    assert "without the warm server" not in said and first["parent"] == server(place).pid
     assert first["known"] == []  # so that it reads brainvis as it is now
     assert first["seconds"] < 5 and first["folder"] == str(folder)
     (folder / "mine.py").write_text("value = 22")
@@ -120,14 +120,14 @@ def test_it_is_as_a_kernel_from_nothing(place, folder):
     # What libraries leave in the environment when they are imported is there, too, of those that were not.
     names = {name for name in {**forked["environment"], **alone["environment"]} if not name.startswith("KMP_")}
     changed = {name for name in names if forked["environment"].get(name) != alone["environment"].get(name)}
-    assert "nothing" not in said
+    assert "without the warm server" not in said
     assert changed <= {"BRAINVIS_ANYTHING", warm.WARM, "JPY_PARENT_PID", "JUPYTER_PATH", "JPY_SESSION_NAME"}
 
 
 def test_another_environment_gets_a_kernel_from_nothing(place, folder):
     about, said = run(folder, place, heavy=False, OMP_NUM_THREADS="2", HF_HOME="elsewhere")
     assert about["parent"] != server(place).pid
-    assert "from nothing: HF_HOME OMP_NUM_THREADS " in said
+    assert "without the warm server: its environment differs in HF_HOME OMP_NUM_THREADS" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -181,5 +181,5 @@ def test_nothing_is_checked_in_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(WriteError, match="file/runs cannot be written to"):
         writing.check_writable(tmp_path / "file" / "runs")
-    with pytest.raises(WriteError, match="There is no room: .* are needed"):
+    with pytest.raises(WriteError, match="Not enough disk space: .* needed"):
         writing.check_writable(tmp_path, size=10**18)

@@ -103,7 +103,7 @@ def read_sealed(path: Path) -> dict:
     """
     content = read_json(path)
     if (seal := content.pop("sha256", None)) is None:
-        raise UnsealedError(f"{path} has no checksum: it is of an earlier version, or was edited.")
+        raise UnsealedError(f"{path} has no checksum: it was written by an earlier version, or was edited.")
     if seal != _sha256(content):
         raise DamagedError(f"{path} is damaged or was edited: it does not match its own checksum.")
     return content

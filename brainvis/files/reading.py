@@ -31,8 +31,8 @@ FORMATS = ("JPEG", "PNG")
 # Names used as folders and in commands.
 SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
 UNSAFE = (
-    "its name becomes a folder's: up to 200 letters from a to z, digits, `.`, `_` and `-`, the first neither `.` nor "
-    "`-`. Rename it"
+    "its name becomes a folder name, which may have at most 200 characters (letters from a to z, digits, `.`, `_` and "
+    "`-`) and must not start with `.` or `-`. Rename it"
 )
 
 
@@ -65,9 +65,9 @@ def plain_file(path: Path, most: int | None = None) -> int:
     except (OSError, ValueError) as error:  # circular links, or an invalid name
         refuse(path, f"cannot be read: {reason(error)}. Repair or remove it.", error)
     if not stat.S_ISREG(state.st_mode):
-        refuse(path, "is no plain file, but a folder, a pipe or a device. Put the file itself there.")
+        refuse(path, "is not a regular file, but a folder, a pipe or a device. Put the file itself there.")
     if most is not None and state.st_size > most:
-        refuse(path, f"has {state.st_size:,} bytes; such a file has at most {most:,}. Is it the right one?")
+        refuse(path, f"has {state.st_size:,} bytes; such a file may have at most {most:,}. Is it the right one?")
     return state.st_size
 
 
@@ -99,12 +99,12 @@ def read_json(path: Path, missing: dict | None = None) -> dict:
     except (ValueError, RecursionError) as error:
         refuse(path, f"is damaged: it is not JSON ({reason(error)}). Repair or remove it.", error)
     if not isinstance(content, dict):
-        refuse(path, f"holds a {type(content).__name__}, not a dictionary. Repair or remove it.")
+        refuse(path, f"holds a value of type {type(content).__name__}, not a dictionary. Repair or remove it.")
     return content
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a finite number")
 
 
 def _number(text: str) -> float:
@@ -115,7 +115,7 @@ def _table(pairs: list[tuple[str, Any]]) -> dict:
     table = dict(pairs)
     if len(table) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:80]!r} is there twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:80]!r} appears twice")
     return table
 
 
@@ -125,7 +125,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(keys)) < len(keys):
-            raise ValueError(f"line {node.start_mark.line + 1}: a key is there twice")
+            raise ValueError(f"line {node.start_mark.line + 1}: a key appears twice")
         return super().construct_mapping(node, deep)
 
 
@@ -140,13 +140,14 @@ def read_yaml(path: Path) -> Any:
         for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise ValueError(f"line {event.start_mark.line + 1}: write out what & and * stand for")
+                line = event.start_mark.line + 1
+                raise ValueError(f"line {line}: anchors (&) and aliases (*) are not allowed; write their values out")
             if depth > YAML_DEPTH or count > YAML_VALUES:
                 raise ValueError(f"it has more than {YAML_DEPTH} levels or {YAML_VALUES:,} values")
         return yaml.load(text, Loader=_Loader)
     except Exception as error:  # PyYAML passes on any error of Python's own types
         said = " ".join(str(error).split())[:300] or type(error).__name__
-        refuse(path, f"is no YAML file, or not plain YAML: {said}", error)
+        refuse(path, f"cannot be read as plain YAML: {said}", error)
 
 
 def open_picture(path: Path) -> Image:
@@ -165,7 +166,7 @@ def open_picture(path: Path) -> Image:
             pixels = math.prod(picture.size)
             paints = content.count(b"\xff\xda") if picture.format != "PNG" else 1
             if pixels > PIXELS or pixels * paints > PIXELS * SCANS:
-                raise ValueError(f"{picture.width} x {picture.height} pixels, painted {paints} times, are too many")
+                raise ValueError(f"{picture.width} x {picture.height} pixels, drawn {paints} times, are too many")
             return picture.convert("RGB")
     except Exception as error:  # Pillow raises various errors for damaged files
         refuse(path, f"cannot be read as a picture ({reason(error)}). Restore it.", error)

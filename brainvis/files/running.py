@@ -51,7 +51,7 @@ def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: list[tu
     started = float(os.environ.get(STARTED, time.time()))
     snakemakes = _snakemakes()
     if PLAN in os.environ and not snakemakes:  # it died while this process was starting
-        raise Stopped("snakemake has died: this run stops with it")
+        raise Stopped("snakemake has died, so this run stops")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_signal)
     # Snakemake removes the mark before it runs a job, even if another study has just made it. It does not touch this
@@ -63,15 +63,15 @@ def run_notebook(notebook: Path, executed: Path, mark: Path, parameters: list[tu
             if not mark.exists():
                 mark.touch()
                 os.utime(mark, (when, when))  # older than what has since been built from it
-            return f"{mark.parent}: made by another study meanwhile"
+            return f"{mark.parent}: made by another study in the meantime"
         made.unlink(missing_ok=True)
         others = list(mark.parent.glob("*.whole"))
 
         def check() -> None:
             if _orphaned(snakemakes):
-                raise Stopped("snakemake has died: this run stops with it")
+                raise Stopped("snakemake has died, so this run stops")
             if is_lost():
-                raise Stopped(f"another run has taken {mark.parent} over, for this one gave no sign of life")
+                raise Stopped(f"another run has taken over {mark.parent}, because this one showed no sign of life")
 
         try:
             with _printing_to(executed.with_suffix(".log")):
@@ -108,7 +108,7 @@ def held(lock: Path, orphaned: Callable[[], bool] = lambda: False) -> Iterator[C
             lease.acquire(timeout=1 if before is None else LEASE + 3 * HEARTBEAT, cancel_check=orphaned)
         except Timeout:
             if orphaned():
-                raise Stopped("snakemake has died: this run stops with it") from None
+                raise Stopped("snakemake has died, so this run stops") from None
             if before is None and (owner := lease.owner):
                 print(f"{lock.parent}: waiting for {owner.hostname}, process {owner.pid}", file=sys.stderr, flush=True)
             # filelock takes a dead owner's lock by swapping two names, which network file systems refuse.
@@ -209,7 +209,7 @@ def progress(plan: Path, folder: Path) -> str:
     subject = who.removeprefix("sub-").lstrip("0")
     what = [this["notebook"], "all subjects" if subject == "all" else f"subject {subject}", ablation]
     what += [f"seed {seed.partition('_')[0]}"] if seed else []
-    after = f"about {max(1, round(left / 60))} min left" if missing else "all runs are there"
+    after = f"about {max(1, round(left / 60))} min left" if missing else "all runs are complete"
     return f"{len(jobs) - len(missing):>3} of {len(jobs)}  {', '.join(what)}; {after}"
 
 

@@ -51,9 +51,9 @@ def check_safetensors(path: Path) -> None:
     with path.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
     if size < 8 or header > size - 8:
-        refuse(path, f"is no safetensors file, or a damaged one: it has {size:,} bytes. Restore it.")
+        refuse(path, f"is not a safetensors file, or is damaged: it has {size:,} bytes. Restore it.")
     if header > HEADER_BYTES:
-        refuse(path, f"has a header of {header:,} bytes; no file that is read here needs that. Is it the right one?")
+        refuse(path, f"has a header of {header:,} bytes, more than any file read here needs. Is it the right one?")
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:
-        refuse(path, f"is no safetensors file, or a damaged one ({reason(error)}). Restore it.", error)
+        refuse(path, f"is not a safetensors file, or is damaged ({reason(error)}). Restore it.", error)
 
 
 def load_tensors(path: Path, old: bool = False, stand_in: type | None = None) -> Any:
@@ -90,7 +90,8 @@ def load_tensors(path: Path, old: bool = False, stand_in: type | None = None) ->
         archive = zipfile.is_zipfile(path)
         if not (archive or old):
             raise ValueError(
-                "it is cut short, or was written before torch 1.6 (2020): save it anew with torch elsewhere"
+                "it is cut short, or was written before torch 1.6 (2020) and must be saved again elsewhere, "
+                "with a newer torch"
             )
         check_archive(path) if archive else _check_old(path)
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if stand_in else []
@@ -99,9 +100,9 @@ def load_tensors(path: Path, old: bool = False, stand_in: type | None = None) ->
         check_tensors(content, size)
     except Exception as error:  # a damaged pickle can fail in any way
         asked = re.search(r"GLOBAL (\S+)", str(error))  # torch itself advises running it
-        said = f"it asks for GLOBAL {asked[1]}, which is code and no weights" if asked else reason(error)
+        said = f"it asks for GLOBAL {asked[1]}, which is code, not weights" if asked else reason(error)
         said = "its description of the tensors is damaged" if isinstance(error, KeyError | IndexError) else said
-        refuse(path, f"is no whole file of torch.save: {said}. Fetch it again.", error)
+        refuse(path, f"is not a valid torch.save file: {said}. Fetch it again.", error)
     return content
 
 
@@ -113,11 +114,11 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(stream) as archive:
             records = sorted(archive.infolist(), key=lambda record: record.header_offset)
         if any(record.filename.endswith("/constants.pkl") for record in records):
-            raise ValueError("it is a program of torchscript: save its state dict alone")
+            raise ValueError("it is a TorchScript program; save only its state dict")
         if not records or records[0].header_offset or len({record.filename for record in records}) < len(records):
             raise ValueError("its list of records is damaged")
         if len({record.filename.partition("/")[0] for record in records}) > 1:
-            raise ValueError("it is an archive of something else")
+            raise ValueError("it is an archive of another kind")
         total = sum(record.file_size for record in records)
         bar = tqdm(total=total, desc=f"checking {path.name}", unit="B", unit_scale=True, disable=total < LARGE)
         view, end = memoryview(content), 0
@@ -136,25 +137,25 @@ def _check_directory(content: mmap.mmap) -> None:
         count, size = struct.unpack("<Q", content[locator + 32 : locator + 40])[0], size
         size = struct.unpack("<Q", content[locator + 40 : locator + 48])[0]
     if size > DIRECTORY_BYTES * 4 or count > RECORDS:
-        raise ValueError(f"it has {count:,} records, or {size:,} bytes that list them: too many")
+        raise ValueError(f"it has {count:,} records, listed in {size:,} bytes: too many")
 
 
 def _check_record(record: zipfile.ZipInfo, content: memoryview, end: int) -> int:
     """Where the record ends; ValueError if it is incomplete, or starts before `end`."""
     name = record.filename
     if record.compress_type or record.compress_size != record.file_size or record.flag_bits & 1:
-        raise ValueError(f"its record {name} is compressed or encrypted, which torch.save never does")
+        raise ValueError(f"its record {name} is compressed or encrypted; torch.save does neither")
     head = content[record.header_offset : record.header_offset + 30]
     if record.header_offset < end or len(head) < 30 or head[:4] != b"PK\x03\x04":
-        raise ValueError(f"its record {name} is not where it should be, or in the place of another")
+        raise ValueError(f"its record {name} is not where it should be, or overlaps another")
     named, extra = struct.unpack("<HH", head[26:30])
     begin = record.header_offset + 30
     stored = bytes(content[begin : begin + named])
     begin, finish = begin + named + extra, begin + named + extra + record.file_size
     if stored != record.orig_filename.encode("utf-8" if record.flag_bits & 0x800 else "cp437"):
-        raise ValueError(f"its record {name} has another name in its own place")
+        raise ValueError(f"its record {name} has a different name in its own header")
     if finish > len(content) or zlib.crc32(content[begin:finish]) != record.CRC:
-        raise ValueError(f"the checksum of its record {name} is wrong: some of it has changed")
+        raise ValueError(f"the checksum of its record {name} is wrong: its content has changed")
     if name.endswith(".pkl"):
         if record.file_size > PICKLE_BYTES:
             raise ValueError(
@@ -185,7 +186,7 @@ class _Value:
             self.weight += part.weight
             self.depth = max(self.depth, part.depth + 1)
         if self.weight > VALUES or self.depth > DEPTH:
-            raise ValueError(f"its values are in each other more than {DEPTH} deep or {VALUES:,} times")
+            raise ValueError(f"it nests values more than {DEPTH} levels deep, or more than {VALUES:,} of them")
 
 
 def check_pickle(stream: IO[bytes]) -> None:
@@ -209,7 +210,7 @@ def check_pickle(stream: IO[bytes]) -> None:
     for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
         name = operation.name
         if count > INSTRUCTIONS:
-            raise ValueError(f"it describes its tensors in more than {INSTRUCTIONS:,} steps: too many")
+            raise ValueError(f"it describes its tensors in more than {INSTRUCTIONS:,} instructions: too many")
         if name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
@@ -233,12 +234,12 @@ def check_pickle(stream: IO[bytes]) -> None:
         elif name in ("REDUCE", "NEWOBJ"):
             given, called = stack.pop(), stack.pop().name
             if called not in CALLED and (not called or COSTLY.fullmatch(called)):
-                raise ValueError(f"it calls {called or 'what it made itself'}, which no weights need")
+                raise ValueError(f"it calls {called or 'something it built itself'}, which weights never need")
             stack.append(_Value([given]))
         elif name == "BINPERSID":
             stack[-1] = _Value()
         elif name not in ("PROTO", "STOP"):
-            raise ValueError(f"it has the step {name}, which torch.save does not write")
+            raise ValueError(f"it contains the instruction {name}, which torch.save never writes")
 
 
 def check_tensors(content: Any, size: int) -> None:
@@ -254,12 +255,12 @@ def check_tensors(content: Any, size: int) -> None:
         seen.add(id(value))
         if isinstance(value, torch.Tensor):
             if value.layout != torch.strided or value.is_meta or value.is_quantized:
-                raise ValueError(f"it has a tensor of another kind than plain numbers ({value.layout}, {value.dtype})")
+                raise ValueError(f"it has a tensor that is not made of plain numbers ({value.layout}, {value.dtype})")
             total += value.numel() * value.element_size()
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                raise ValueError(f"its tensor of shape {tuple(value.shape)} has fewer numbers than that")
+                raise ValueError(f"its tensor of shape {tuple(value.shape)} has fewer numbers than its shape requires")
             if total > 2 * size:  # twice: two layers may share their weights
-                raise ValueError(f"its tensors say that they are more than {readable_size(2 * size)}")
+                raise ValueError(f"its tensors claim to have more than {readable_size(2 * size)}")
         elif isinstance(value, Mapping):
             waiting += [*value.keys(), *value.values()]
         elif isinstance(value, list | tuple | set):

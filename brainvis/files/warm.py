@@ -238,8 +238,9 @@ def _stand_in(place: str, arguments: list[str]) -> int:
         stream = connection.makefile("r")
         answer = stream.readline().strip() or COLD
     if answer.startswith(COLD):
-        why = f"{names} of another environment" if (names := answer.removeprefix(COLD).strip()) else "no server answers"
-        print(f"A kernel from nothing: {why}", file=sys.stderr)
+        names = answer.removeprefix(COLD).strip()
+        why = f"its environment differs in {names}" if names else "it does not answer"
+        print(f"Starting a kernel without the warm server: {why}", file=sys.stderr)
         os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *arguments])
     kernel, parent = int(answer), os.getppid()
     for number in SIGNALS:

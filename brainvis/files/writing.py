@@ -78,8 +78,9 @@ def check_writable(folder: Path, size: int = 0) -> None:
     except OSError as error:
         raise WriteError(f"{folder} cannot be written to: {_why(folder, error)}") from error
     if (free := psutil.disk_usage(str(folder)).free) < size:
-        told = f"{readable_size(size)} are needed in {folder}, and {readable_size(free)} are free"
-        raise WriteError(f"There is no room: {told}. Make some, or let BRAINVIS_RUNS name a folder on another disk.")
+        told = f"{readable_size(size)} needed in {folder}, {readable_size(free)} free"
+        advice = "Free some space, or set BRAINVIS_RUNS to a folder on another disk."
+        raise WriteError(f"Not enough disk space: {told}. {advice}")
 
 
 def _to_disk(path: Path) -> None:
@@ -95,7 +96,7 @@ def _why(path: Path, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
     with suppress(OSError):
         free = psutil.disk_usage(str(path.parent)).free
-        return f"{reason} ({readable_size(free)} are free). Make room or the folder writable, then run it again."
+        return f"{reason} ({readable_size(free)} free). Free some space or make the folder writable, then run it again."
     return f"{reason}. Make the folder writable, then run it again."
 
 

@@ -75,7 +75,7 @@ def generator_source(name: str | Path) -> GeneratorSource:
     try:
         find_backbone(name)
     except BackboneError as error:
-        raise BackboneError(f"{error}; by name there are {', '.join(GENERATORS)}") from error
+        raise BackboneError(f"{error}; known names: {', '.join(GENERATORS)}") from error
     return _stable_diffusion(str(name))
 
 

@@ -51,20 +51,20 @@ class CaptionError(BrainvisError):
 def caption_dataset(name: str, model: str = CAPTIONER, batch_size: int = 8) -> str:
     """Caption every picture of a data set that has no caption, in its `captions.json`; returns what was done."""
     if name == "phantom":
-        return "The phantom comes with its captions; nothing was done."
+        return "The phantom comes with captions; nothing was done."
     data, file = load_dataset(name), data_folder(name) / "captions.json"
     if not data.has_images:
         raise CaptionError(f"Data set {name} has no pictures to describe: put them beside the EEG files first.")
     if not missing_captions(data):
-        return f"Every picture of {name} that was shown has a caption; nothing was done."
+        return f"Every picture of {name} that was shown already has a caption; nothing was done."
     images = {image: _picture(data, index) for index, image in enumerate(data.image_ids)}
     del data  # memory for the captioner
     captions = caption_images(images, file, model, batch_size)
     sources = caption_sources(file)
     made = sum(sources[image] == model for image in captions)
     kept, without = len(captions) - made, len(images) - len(captions)
-    setting = " Name the file in the settings of the recordings, as `captions` of `images`." * (name == "recordings")
-    return f"{file}: {made} captions by {model}, {kept} that came from elsewhere, {without} lacking.{setting}"
+    setting = " Name it in the settings of the recordings: under `images`, as `captions`." * (name == "recordings")
+    return f"{file}: {made} captions by {model}, {kept} from elsewhere, {without} missing.{setting}"
 
 
 def missing_captions(data: Any) -> list[str]:
@@ -76,8 +76,9 @@ def require_captions(data: Any, name: str) -> None:
     """CaptionError, with the command that makes captions, unless every shown picture has one."""
     if missing := missing_captions(data):
         raise CaptionError(
-            f"{len(missing)} of {len(_shown(data))} pictures that were shown have no caption, {missing[0]} first; "
-            f"alignment needs one of each. Make them with: python -m brainvis caption --dataset {name}"
+            f"{len(missing)} of {len(_shown(data))} pictures that were shown have no caption (the first is "
+            f"{missing[0]}), but alignment needs one for each. Make them with: "
+            f"python -m brainvis caption --dataset {name}"
         )
 
 
@@ -161,7 +162,7 @@ def _read_captions(file: Path) -> dict[str, str]:
     captions = read_json(file, {})
     for image, caption in captions.items():
         if not isinstance(caption, str):
-            raise CaptionError(f"{file}: the caption of {image} is {caption!r}, not a text; nothing was changed.")
+            raise CaptionError(f"{file}: the caption of {image} is {caption!r}, not text; nothing was changed.")
     return captions
 
 
@@ -192,7 +193,7 @@ def load_captioner(model: str = CAPTIONER, device: torch.device | str | None = N
     try:
         kind = read_json(folder / "config.json")["model_type"]
         if kind not in KINDS:
-            raise ValueError(f"it is of kind {kind!r}, which is none of {', '.join(KINDS)}")
+            raise ValueError(f"its model type is {kind!r}, not one of {', '.join(KINDS)}")
         for file in weight_files(folder):
             if file.suffix == ".safetensors":
                 check_safetensors(file)
@@ -223,9 +224,9 @@ def _describe(describe: Captioner, images: Mapping[str, Path]) -> tuple[dict[str
 
 def _fetch(model: str) -> Path:
     if not HUB_NAME.fullmatch(model) or resolve(model).is_dir():
-        neither = "is neither a folder with config.json and whole weights nor a name on the Hugging Face hub, such as"
-        raise CaptionError(f"Captioner {model!r} {neither} {' or '.join(CAPTIONERS)}.")
-    why = "not all of its files are there"
+        neither = "is neither a folder with config.json and complete weights nor a model on the Hugging Face hub"
+        raise CaptionError(f"Captioner {model!r} {neither}, such as {' or '.join(CAPTIONERS)}.")
+    why = "some of its files are missing"
     for pattern in ("*.safetensors", "pytorch_model*.bin"):  # the second for old models that have nothing else
         try:
             folder = weights.snapshot(model, "config.json", ["*.json", "*.txt", "*.model", pattern])
@@ -234,11 +235,12 @@ def _fetch(model: str) -> Path:
             break
         if weight_files(folder):
             return folder
-    size = f", {readable_size(CAPTIONERS[model])}" if model in CAPTIONERS else ""
+    size = f" ({readable_size(CAPTIONERS[model])})" if model in CAPTIONERS else ""
     without = ' --exclude "*.bin" --exclude "*.h5"' if model in CAPTIONERS else ""  # the same weights again
     raise CaptionError(
         f"Captioner {model} is neither in {weights_folder() / Path(model).name} nor in the cache "
-        f"{constants.HF_HUB_CACHE}, and cannot be fetched ({why}). With a network{size}: hf download {model}{without}"
+        f"{constants.HF_HUB_CACHE}, and cannot be downloaded ({why}). With network access, download it{size}: "
+        f"hf download {model}{without}"
     )
 
 
@@ -255,11 +257,11 @@ def _check_memory(model: str, size: int, device: torch.device) -> None:
     """Raise before loading a model that does not fit in this machine's memory."""
     need, free = (size if device.type == "cpu" else size // 2) + WORKING_MEMORY, _free_memory(device)
     if need > free:
-        where = "on a CPU, in single precision," if device.type == "cpu" else f"on {device}, in half precision,"
+        where = "on a CPU, in single precision" if device.type == "cpu" else f"on {device}, in half precision"
         raise CaptionError(
-            f"{model} needs {readable_size(need)} of memory {where} and {readable_size(free)} are free. Take a smaller "
-            f"model, such as --model {SMALL_CAPTIONER} ({readable_size(CAPTIONERS[SMALL_CAPTIONER])} on a CPU), or a "
-            "larger machine."
+            f"{model} needs {readable_size(need)} of memory ({where}), but only {readable_size(free)} is free. Use a "
+            f"smaller model, such as --model {SMALL_CAPTIONER} ({readable_size(CAPTIONERS[SMALL_CAPTIONER])} on a CPU),"
+            " or a machine with more memory."
         )
 
 

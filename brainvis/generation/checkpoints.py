@@ -18,10 +18,10 @@ OTHER_KINDS = (
     (("lora_", ".lora"), "a LoRA: changes to a model's weights, without the model itself"),
     (("control_model.", "controlnet_"), "a ControlNet"),
     (("conditioner.embedders.",), "Stable Diffusion XL"),
-    (("cond_stage_model.model.",), "Stable Diffusion 2, whose text encoder is another"),
+    (("cond_stage_model.model.",), "Stable Diffusion 2, which has a different text encoder"),
     (("joint_blocks.",), "Stable Diffusion 3"),
     (("double_blocks.", "single_transformer_blocks."), "FLUX"),
-    (("down_blocks.", "mid_block."), "one network of a diffusers folder; give the folder that all its networks are in"),
+    (("down_blocks.", "mid_block."), "one network of a diffusers folder; give the folder that contains them all"),
 )
 OTHER_INPUTS = {5: "a depth-to-image model", 8: "InstructPix2Pix", 9: "an inpainting model"}  # by input channels
 
@@ -35,12 +35,12 @@ def refusal(shapes: Mapping[str, Sequence[int]]) -> str | None:
     parts = {"UNet": UNET + "input_blocks.", "VAE": VAE, "text encoder": TEXT_ENCODER}
     lacking = [part for part, prefix in parts.items() if not any(name.startswith(prefix) for name in shapes)]
     if lacking == ["UNet", "text encoder"] or any(name.startswith("encoder.conv_in.") for name in shapes):
-        return "is a VAE alone"
+        return "is only a VAE"
     if lacking:
-        return f"has no {' and no '.join(lacking)}" + ("" if len(lacking) < 3 else ": it is no Stable Diffusion")
+        return f"has no {' and no '.join(lacking)}" + ("" if len(lacking) < 3 else ": it is not Stable Diffusion")
     inputs = shapes.get(UNET + "input_blocks.0.0.weight", (0, 4))[1]
     if inputs != 4:
-        return f"is {OTHER_INPUTS.get(inputs, 'another model')}: its UNet has {inputs} input channels instead of 4"
+        return f"is {OTHER_INPUTS.get(inputs, 'a different model')}: its UNet has {inputs} input channels instead of 4"
     return None
 
 
@@ -55,7 +55,7 @@ def safetensors_shapes(path: Path) -> dict[str, Sequence[int]]:
     except (SafetensorError, OSError, MemoryError) as error:
         if "incomplete metadata" in str(error):  # the header lists more than the file holds
             raise ValueError(f"is cut short: it has {path.stat().st_size:,} bytes; fetch it again") from error
-        raise ValueError("is no safetensors file, or a damaged one") from error
+        raise ValueError("is not a safetensors file, or is damaged") from error
 
 
 class StandIn:

@@ -60,7 +60,7 @@ class PictureFolder:
         self.folder, self.pictures, self.shape = Path(folder), list(pictures), shape
         names = [one.file for one in self.pictures]
         if repeated := [name for number, name in enumerate(names) if name in names[:number]]:
-            raise PictureError(f"{repeated[0]} would be written twice: a trial's number appears twice among the trials")
+            raise PictureError(f"{repeated[0]} would be written twice: its trial number is listed twice")
         entries = [{"file": one.file, **asdict(one)} for one in self.pictures]
         index = {"about": about, "made_from": made_from, "pictures": entries}
         try:
@@ -69,7 +69,7 @@ class PictureFolder:
             self._remove_others(index)  # before writing the new index
             write_json(self.folder / "index.json", index)
         except OSError as error:
-            raise PictureError(f"no pictures can be kept: {error}") from error
+            raise PictureError(f"pictures cannot be stored: {error}") from error
 
     def read(self, batch: slice, images: np.ndarray) -> bool:
         """Fill `images`, uint8 (b, height, width, 3), with the pictures of a batch; False if not all are complete."""
@@ -88,7 +88,7 @@ class PictureFolder:
                 # Not durable: a picture damaged by a power failure is detected by its checksums and made again.
                 write_aside(file, lambda path, picture=picture: picture.save(path, "PNG"), durable=False)
             except OSError as error:
-                kept = "The pictures before it are kept; run again to go on from there"
+                kept = "Earlier pictures are kept; run again to continue from there"
                 raise PictureError(f"{error} {kept}") from error
 
     def _remove_others(self, index: dict) -> None:
@@ -101,13 +101,13 @@ class PictureFolder:
         present = list(self.folder.glob(FILES))
         if not present or (old == made_from and known.get("pictures") == index["pictures"]):
             return
-        why = "without a readable index"
+        why = "that have no readable index"
         if isinstance(old, dict):
             differing = [key.replace("_", " ") for key in {**old, **made_from} if old.get(key) != made_from.get(key)]
-            why = f"made from something else (another {', '.join(differing or ['set of trials or prompts'])})"
+            why = f"made from something else (different {', '.join(differing or ['trials or prompts'])})"
         for file in present:
             file.unlink(missing_ok=True)
-        tqdm.write(f"{self.folder}: {len(present)} pictures {why} are replaced")
+        tqdm.write(f"{self.folder}: replacing {len(present)} pictures {why}")
 
 
 def _read(file: Path) -> np.ndarray | None:

@@ -26,10 +26,10 @@ class Sampling:
         plms = PLMS.like(pipeline.scheduler)
         longest = plms.config.num_train_timesteps - 1  # time step 0 is not among them
         if not 1 <= self.steps <= longest:
-            raise ValueError(f"{self.steps} steps; there have to be 1 to {longest}")
+            raise ValueError(f"the number of steps is {self.steps}; it must be from 1 to {longest}")
         if not (0 < self.strength <= 1 and plms.taken(self.steps, self.strength) >= 1):
-            wrong = "leaves none to take, or is not between 0 and 1"
-            raise ValueError(f"strength {self.strength} of {self.steps} steps {wrong}")
+            wrong = "leaves no step to take, or is not between 0 and 1"
+            raise ValueError(f"a strength of {self.strength} with {self.steps} steps {wrong}")
         return plms, plms.times(self.steps, self.strength)
 
 
@@ -98,7 +98,7 @@ class PLMS(PNDMScheduler):
         """PLMS with the noise schedule and prediction type of another scheduler."""
         predicts = scheduler.config.prediction_type
         if predicts not in ("epsilon", "v_prediction"):
-            raise ValueError(f"the backbone predicts {predicts!r}; PLMS needs a network of noise or of velocity")
+            raise ValueError(f"the backbone predicts {predicts!r}; PLMS needs one that predicts noise or velocity")
         plms = cls.from_config(scheduler.config, skip_prk_steps=True, prediction_type="epsilon")
         plms.velocity = predicts == "v_prediction"
         return plms

@@ -90,8 +90,8 @@ class StableDiffusion:
         texts, room = list(texts), self.conditioning_shape[0]
         lengths = map(len, self.pipeline.tokenizer(texts, verbose=False).input_ids if texts else [])
         if long := [text for text, length in zip(texts, lengths, strict=True) if length > room]:
-            said = f"{len(long)} of {len(texts)} texts have more than {room} tokens and are cut, {long[0]!r} first"
-            warnings.warn(said, stacklevel=3)
+            said = f"{len(long)} of {len(texts)} texts have more than {room} tokens and are cut"
+            warnings.warn(f"{said} (the first is {long[0]!r})", stacklevel=3)
         embeddings = torch.empty(len(texts), *self.conditioning_shape)
         starts = range(0, len(texts), BATCH)
         with _quiet(), torch.inference_mode():
@@ -236,17 +236,17 @@ def _check_folder(place: Path) -> None:
     libraries would make up."""
     for name, origin in read_json(place / "model_index.json").items():
         if isinstance(origin, list) and origin[:1] not in ([library] for library in LIBRARIES):
-            raise ValueError(f"model_index.json takes {name} from {origin}; it may be from diffusers or transformers")
+            raise ValueError(f"model_index.json takes {name} from {origin}; only diffusers or transformers is allowed")
     for part in (*COMPONENTS, *EXTRAS):
         for file in (place / part).glob("*.json"):
             read_json(file)
         for file in (place / part).glob("*.safetensors"):
             check_safetensors(file)
     if (place / "clip").is_dir() and not any((place / "clip").glob("*.safetensors")):
-        raise ValueError("clip has no safetensors file; other weights are not read")
+        raise ValueError("folder clip has no safetensors file; weights in other formats are not read")
     whole = [all((place / "tokenizer" / name).is_file() for name in names) for names in TOKENIZER]
     if not any(whole):
-        raise ValueError(f"tokenizer has neither {' nor '.join(' with '.join(names) for names in TOKENIZER)}")
+        raise ValueError(f"folder tokenizer has neither {' nor '.join(' with '.join(names) for names in TOKENIZER)}")
 
 
 def _check_vocabulary(pipeline: StableDiffusionPipeline) -> None:
@@ -254,14 +254,14 @@ def _check_vocabulary(pipeline: StableDiffusionPipeline) -> None:
     tokens, rows = pipeline.tokenizer.get_vocab(), pipeline.text_encoder.config.vocab_size
     if not 0 <= rows - len(tokens) < SPARE_ROWS:
         raise ValueError(
-            f"the tokenizer has {len(tokens):,} tokens, its text encoder {rows:,}: its files are not whole"
+            f"the tokenizer has {len(tokens):,} tokens, but its text encoder has {rows:,}: its files are incomplete"
         )
     merges = json.loads(pipeline.tokenizer.backend_tokenizer.to_str())["model"].get("merges", [])
     made = {"".join(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges}
     made |= set(pipeline.tokenizer.get_added_vocab())
     if lost := [token for token in tokens if len(token.removesuffix("</w>")) > 1 and token not in made]:
-        few = f"{len(lost):,} of {len(tokens):,} tokens, {lost[0]!r} first"
-        raise ValueError(f"the tokenizer lacks the pairs that make {few}: merges.txt is missing or cut short")
+        few = f"{len(lost):,} of {len(tokens):,} tokens (the first is {lost[0]!r})"
+        raise ValueError(f"the tokenizer lacks the merge pairs for {few}: merges.txt is missing or cut short")
 
 
 def _filled(build: Callable[[], nn.Module], state: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:

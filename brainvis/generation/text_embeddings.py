@@ -47,7 +47,8 @@ class TextEmbeddings:
         """Embeddings of `texts`, in their order: (n, tokens, width) float16. ValueError for a text never encoded."""
         if unknown := [text for text in texts if text not in self.index]:
             raise ValueError(
-                f"{len(unknown)} texts were never encoded, {unknown[0]!r} first; pass them to `build_text_embeddings`"
+                f"{len(unknown)} texts were never encoded (the first is {unknown[0]!r}); pass them to "
+                "`build_text_embeddings`"
             )
         return self.embeddings[[self.index[text] for text in texts]]
 
@@ -87,9 +88,9 @@ def check_text_embeddings(file: Path) -> TextEmbeddings:
             found = TextEmbeddings(tuple(json.loads(notes["texts"])), embeddings, notes["generator"])
             checksums = notes["checksums"]
             if embeddings.dtype != torch.float16 or not all(isinstance(text, str) for text in found.texts):
-                raise ValueError("neither texts nor their embeddings")
+                raise ValueError("it does not hold texts and their embeddings")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{file} is damaged: it is no whole file of text embeddings.") from error
+        raise DamagedError(f"{file} is damaged: it is not a complete file of text embeddings.") from error
     verified(file, "text embeddings", lambda: _check(file, found, checksums))
     return found
 
@@ -101,7 +102,7 @@ def _read(file: Path, fingerprint: str, shape: tuple[int, int]) -> TextEmbedding
     except FileNotFoundError:
         return None
     except DamagedError as error:
-        tqdm.write(f"{error} Its texts are encoded anew.")
+        tqdm.write(f"{error} Its texts will be encoded again.")
         return None
     whole = found.embeddings.dtype == torch.float16 and found.embeddings.shape == (len(found.texts), *shape)
     return found if whole and found.fingerprint == fingerprint else None

@@ -159,7 +159,7 @@ def obtain_weights(key: str) -> Path:
         raise MissingWeights(
             f"{weights.name} is missing and could not be downloaded ({reason(error)}). Left out: "
             f"{', '.join(weights.metrics)}. Put {name} ({readable_size(weights.size)}, {weights.url}) at "
-            f"{weights_folder() / weights.file} and run this again: pictures that were generated are kept."
+            f"{weights_folder() / weights.file} and run this again; pictures already generated are kept."
         ) from error
     finally:
         socket.setdefaulttimeout(patience)
@@ -183,7 +183,7 @@ NETWORKS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model",
 COMPONENTS = (*NETWORKS, "tokenizer", "scheduler")
 EXTRAS = ("judge", "clip")  # may lie beside the components
 SUFFIXES = (".safetensors", ".ckpt")
-ALLOWED = "allowed are phantom, sd15 and the path of a diffusers Stable Diffusion folder or of a single file "
+ALLOWED = "choose phantom, sd15, or the path of a Stable Diffusion model: a diffusers folder or a single file "
 ALLOWED += f"({' or '.join(SUFFIXES)})"
 
 
@@ -242,15 +242,15 @@ def obtain_backbone(name: str | Path) -> Path:
         raise BackboneError(f"the phantom backbone is missing from {PHANTOM}; {mend}")
     model = STABLE_DIFFUSION
     size, (single, single_size) = readable_size(model.size), next(iter(model.single_files.items()))
-    print(f"{model.title} is not on this machine: fetching {size} of {model.repository}", file=sys.stderr)
+    print(f"{model.title} is not on this machine: downloading {size} from {model.repository}", file=sys.stderr)
     try:
         return snapshot(model.repository, "model_index.json", model.files, model.revision)
     except Exception as error:  # whatever the library raises without a connection, or for half a file
         raise BackboneError(
-            f"backbone {model.name!r} ({model.title}) is not on this machine and cannot be fetched ({reason(error)}).\n"
-            f"Looked for: {', '.join(map(str, model.places))}, and revision {model.revision[:7]} of "
-            f"{model.repository} in {huggingface_hub.constants.HF_HUB_CACHE}.\n"
-            f"Either fetch it where there is a network ({size}):\n  {model.command}\n"
+            f"backbone {model.name!r} ({model.title}) is not on this machine and cannot be downloaded "
+            f"({reason(error)}).\nLooked for: {', '.join(map(str, model.places))}, and revision "
+            f"{model.revision[:7]} of {model.repository} in {huggingface_hub.constants.HF_HUB_CACHE}.\n"
+            f"Either download it where there is network access ({size}):\n  {model.command}\n"
             f"or put the single file {single} ({readable_size(single_size)}) into {weights_folder()}."
         ) from error
 
@@ -274,7 +274,7 @@ def backbone_contents(name: str | Path) -> dict[str, str]:
     by_name = {file.relative_to(place).as_posix(): _published(file, found[file]) for file in files}
     if place == PHANTOM and (wrong := _not_committed(by_name)) is not None:  # "" for a line without a name
         mend = f"restore both: git checkout -- {place.parent}"
-        raise BackboneError(f"{place / wrong} is not what {PHANTOM.name}.sha256 lists; {mend}")
+        raise BackboneError(f"{place / wrong} does not match {PHANTOM.name}.sha256; {mend}")
     return {name: sha256[:16] for name, sha256 in by_name.items()}
 
 
@@ -291,7 +291,8 @@ def _published(file: Path, sha256: str) -> str:
     """The digest itself; BackboneError for a file in the hub's cache that does not match its name there."""
     blob = file.resolve()
     if blob.parent.name == "blobs" and len(blob.name) == 64 and not blob.name.startswith(sha256):
-        raise BackboneError(f"{file} is damaged: it is not what was published. Remove {blob}, and it is fetched again")
+        mend = f"Remove {blob}, and it will be downloaded again"
+        raise BackboneError(f"{file} is damaged: it differs from the published file. {mend}")
     return sha256
 
 
@@ -310,9 +311,9 @@ def _problem(place: Path) -> str | None:
     if place.is_dir():
         lacking = [part for part in ("model_index.json", *COMPONENTS) if not (place / part).exists()]
         lacking = lacking or min((_lacking_weights(place, variant) for variant in ("", ".fp16")), key=len)
-        return f"no {', '.join(lacking)} in {place}" if lacking else None
+        return f"{place} has no {', '.join(lacking)}" if lacking else None
     if place.suffix not in SUFFIXES:
-        return f"{place} has another ending than {' or '.join(SUFFIXES)}"
+        return f"{place} does not end in {' or '.join(SUFFIXES)}"
     try:
         wrong = refusal(safetensors_shapes(place)) if place.suffix == ".safetensors" else None
     except ValueError as error:

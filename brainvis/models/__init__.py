@@ -31,7 +31,7 @@ def encoder_class(name: str) -> type:
     if name.startswith("braindecode."):
         return resolve_name("brainvis.models.braindecode:wrapped")(name.removeprefix("braindecode."))
     raise EncoderError(
-        f"there is no encoder {name!r}; there are {', '.join(ENCODERS)}, and braindecode.<Model> where braindecode is "
+        f"unknown encoder {name!r}. Choose one of {', '.join(ENCODERS)}, or braindecode.<Model> if braindecode is "
         "installed. To add your own: from brainvis.models import ENCODERS; ENCODERS['mine'] = MyEncoder"
     )
 
@@ -40,10 +40,10 @@ def encoder_module(name: str) -> str:
     """Dotted name of the module that defines an encoder, without importing it; EncoderError lists known ones."""
     if name.startswith("braindecode."):
         if find_spec("braindecode") is None:
-            raise EncoderError(f"the branch {name!r} needs braindecode, which is not installed: pip install it")
+            raise EncoderError(f"branch {name!r} needs braindecode, which is not installed: pip install braindecode")
         return "brainvis.models.braindecode"
     if name not in ENCODERS:
-        raise EncoderError(f"a branch is {name!r}; it has to be one of: {', '.join(ENCODERS)}")
+        raise EncoderError(f"unknown branch {name!r}; choose one of: {', '.join(ENCODERS)}")
     entry = ENCODERS[name]
     return entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
 

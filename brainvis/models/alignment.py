@@ -80,7 +80,7 @@ def semantic_interpolation_loss(
     """
     targets = {"coarse": coarse, "fine": fine}
     if not config.targets or not set(config.targets) <= set(targets):
-        raise ValueError(f"alignment targets {config.targets}: name at least one of {tuple(targets)}, and no other")
+        raise ValueError(f"alignment targets are {config.targets}; they must be one or more of {tuple(targets)}")
     predicted = predicted.float().flatten(1)  # (b, tokens * width)
     terms = {"loss": predicted.new_zeros(())}
     for name, target in targets.items():

@@ -30,7 +30,7 @@ def wrapped(name: str) -> type[BraindecodeEncoder]:
     try:
         models = import_module("braindecode.models")
     except (ImportError, OSError, RuntimeError) as error:  # torchaudio rejects torch builds it does not match
-        raise EncoderError(f"braindecode.{name}: braindecode does not import here ({error})") from error
+        raise EncoderError(f"braindecode.{name}: braindecode cannot be imported here ({error})") from error
     if not isinstance(model := getattr(models, name, None), type):
         raise EncoderError(f"braindecode has no model {name!r}; see https://braindecode.org/stable/models/models.html")
     return type(name, (BraindecodeEncoder,), {"__module__": __name__, "model_class": model})

@@ -29,7 +29,7 @@ class EEGNet(Encoder):
     ) -> None:
         super().__init__()
         if n_times < 4 * 8:
-            raise ValueError(f"a trial of {n_times} samples is too short for EEGNet, which pools 4 * 8 = 32 of them")
+            raise ValueError(f"a trial of {n_times} samples is too short for EEGNet, which needs at least 4 * 8 = 32")
         maps, long, short = filters * depth, max(round(sfreq / 2), 1), max(round(sfreq / 8), 1)
         self.width = maps * (n_times // 4 // 8)
         self.temporal = nn.Sequential(

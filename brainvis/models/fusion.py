@@ -27,7 +27,7 @@ class FusedEncoder(Encoder):
     ) -> None:
         super().__init__()
         if not configuration.fusion.branches:
-            raise ValueError("fusion.branches is empty; it has to name at least one encoder")
+            raise ValueError("fusion.branches is empty; it must name at least one encoder")
         self.branches = nn.ModuleDict(
             (name.replace(".", "_"), new_encoder(name, configuration, n_chans, n_times, sfreq))
             for name in configuration.fusion.branches
@@ -52,7 +52,7 @@ class FusedEncoder(Encoder):
         if classifier:
             theirs = {name: given[name].classifier if name in given else None for name in self.branches}
             if without := [name for name, one in theirs.items() if one is None]:
-                raise ValueError(f"branch {without[0]!r} has no classifier to begin with; add a new one")
+                raise ValueError(f"branch {without[0]!r} has no classifier to start from; add a new one")
             weights = [one.weight for one in theirs.values()]  # each (class, width of the branch)
             self.add_classifier(len(weights[0])).classifier.to(weights[0])
             with torch.no_grad():

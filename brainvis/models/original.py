@@ -93,18 +93,18 @@ def read(path: Path) -> Released:
     OriginalError if the file does not exist, is damaged, or holds anything else.
     """
     if not path.is_file():
-        raise OriginalError(f"{path} is not there; {FILES}")
+        raise OriginalError(f"{path} is missing; {FILES}")
     try:
         content = read_checkpoint(path)
         parameters = dict(_state(content) if isinstance(content, StandIn) else content)
         if {(type(name), isinstance(value, Tensor)) for name, value in parameters.items()} != {(str, True)}:
-            raise ValueError("it holds no parameters of a model")
+            raise ValueError("it holds no model parameters")
     except Exception as error:  # a damaged or foreign file can raise anything
-        raise OriginalError(f"{path} is refused, and nothing in it was run: {str(error)[:300]}; {FILES}") from error
+        raise OriginalError(f"{path} was rejected, and nothing in it was run: {str(error)[:300]}; {FILES}") from error
     marks = {"aligned": FUSED, "fused": (TIME, FREQUENCY), "finetuned": "input_projection.", "frequency": "lstm."}
     kind = next((kind for kind, starts in marks.items() if any(name.startswith(starts) for name in parameters)), None)
     if kind is None:
-        raise OriginalError(f"{path} has parameters {', '.join(parameters)[:100]}, ...; {FILES}")
+        raise OriginalError(f"{path} has unknown parameters: {', '.join(parameters)[:100]}, ...; {FILES}")
     # Pre-training does not use the classifier and leaves its initial values: all biases are 0.1.
     bias = parameters.get("predict_head.bias", torch.tensor(0.1))
     if kind == "finetuned" and (bias == torch.tensor(0.1)).all():
@@ -139,7 +139,7 @@ def convert(released: Released, model: nn.Module) -> set[str]:
             found[renamed] = name
     weights = {our: released.parameters[their].float() for our, their in found.items()}
     if broken := [found[name] for name, weight in weights.items() if not weight.isfinite().all()]:
-        raise OriginalError(f"{released.path}: values that are not finite in {', '.join(broken[:6])}; copy it again")
+        raise OriginalError(f"{released.path} has values that are not finite in {', '.join(broken[:6])}; copy it again")
     _fill(model, weights, released.path, found)
     return set(found.values())
 
@@ -148,7 +148,7 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path, theirs: dict
     """`model.load_state_dict(weights)`, all or nothing."""
     have, need = ({name: tuple(w.shape) for name, w in w.items()} for w in (weights, model.state_dict()))
     if wrong := [name for name in need | have if have.get(name) != need.get(name)]:
-        said = [f"{theirs.get(w, w)} is {have.get(w, 'missing')} (here {need.get(w, 'none')})" for w in wrong[:4]]
+        said = [f"{theirs.get(w, w)} is {have.get(w, 'missing')} (expected {need.get(w, 'none')})" for w in wrong[:4]]
         what = f"{len(wrong)} parameters of {type(model).__name__}"
         raise OriginalError(f"{path} does not fit {what}: {'; '.join(said)}, ...; {FILES}")
     model.load_state_dict(weights, assign=any(weight.is_meta for weight in model.state_dict().values()))
@@ -203,7 +203,7 @@ def install(study: Any, files: list[Path]) -> list[str]:
     """
     if (study.protocol, study.ablation) != ("paper", "full"):
         why = "the authors trained the whole method and chose their epochs on the test trials"
-        raise OriginalError(f"{study.protocol=} {study.ablation=}: {why}, hence protocol=paper and ablation=full")
+        raise OriginalError(f"{study.protocol=}, {study.ablation=}: {why}; choose protocol=paper and ablation=full")
     released: dict[str, Released] = {}
     for file in map(read, files):
         if file.kind in released:
@@ -218,16 +218,16 @@ def install(study: Any, files: list[Path]) -> list[str]:
         present = read_origin(path)
         results = read_json(study.folder(stage) / "results.json", missing={})
         if present and kind != name and kinds.index(present["kind"]) <= kinds.index(kind):
-            said.append(f"{stage}, {name}: stays as before, from {describe(present)}.")
+            said.append(f"{stage}, {name}: unchanged, from {describe(present)}.")
         elif results and not results["metrics"].get("origin", {}).get(name):
             if kind == name:
                 raise OriginalError(f"{study.readable(stage)} holds weights that were trained here; move it away first")
             said.append(f"{stage}, {name}: was trained here and stays as it is.")
         else:
             rest[kind] -= convert(released[kind], models[name])
-            later = " and ".join(KINDS[kind][1] for kind in kinds[1 : kinds.index(kind) + 1])
+            later = ", then ".join(KINDS[kind][1] for kind in kinds[1 : kinds.index(kind) + 1])
             whose = "" if kind == "finetuned" else ", on one subject"
-            stands_in = f"stand in for those that {training} left, and were trained further by {later}{whose}"
+            stands_in = f"stand in for the weights after {training}, and were trained further by {later}{whose}"
             origin = {"file": released[kind].path.name, "sha256": released[kind].sha256, "kind": kind}
             origin["stands_in"] = stands_in if later else ""
             writing.append((path, models[name], origin))
@@ -236,16 +236,19 @@ def install(study: Any, files: list[Path]) -> list[str]:
         write_original(*weights)
     for kind, names in rest.items():
         parts = sorted({name.removeprefix(FUSED).removeprefix(TIME).split(".")[0] for name in names})
-        said.append(f"Not needed of {released[kind].path.name} ({kind}): {', '.join(parts) or 'nothing'}.")
-    said.append(f"No file has the number of attention heads: {study.configuration.time.heads} are assumed.")
+        said.append(f"Not needed from {released[kind].path.name} ({kind}): {', '.join(parts) or 'nothing'}.")
+    said.append(f"No file states the number of attention heads: {study.configuration.time.heads} are assumed.")
     if {"fused", "aligned"} & set(released):
-        said.append(f"Nor its subject: {study.subject}, as you say; branches that stand in have learned from it.")
+        said.append(
+            f"No file states its subject: {study.subject} is assumed, as given; branches that stand in have learned "
+            "from it."
+        )
     if study.dataset != "eegcvpr40":
-        said.append(f"The authors trained on EEGCVPR40: on the data set {study.dataset} their weights mean nothing.")
+        said.append(f"The authors trained on EEGCVPR40: on the data set {study.dataset} their weights are meaningless.")
     lacking = [
         f"{stage} ({name})" for name, (stage, _) in KINDS.items() if not study.original_file(stage, name).exists()
     ]
-    return [*said, f"Run the notebooks in their order, as always. Still to train: {', '.join(lacking) or 'none'}."]
+    return [*said, f"Run the notebooks in order, as usual. Still to train: {', '.join(lacking) or 'none'}."]
 
 
 def _models(study: Any, aligned: Released | None) -> dict[str, nn.Module]:
@@ -254,7 +257,7 @@ def _models(study: Any, aligned: Released | None) -> dict[str, nn.Module]:
     sizes, classes = (*data.trials.shape[1:], data.sampling_rate), len(data.class_names)
     numbers = len(aligned.parameters.get("fc6.weight", [0])) if aligned else 1  # notebook 05 checks whose they are
     if numbers == 77 * 768 and study.backbone == "phantom":
-        raise OriginalError(f"{aligned.path} predicts 77 x 768 numbers, those of Stable Diffusion 1.5: backbone=sd15")
+        raise OriginalError(f"{aligned.path} predicts 77 x 768 numbers, for Stable Diffusion 1.5: use backbone=sd15")
     with torch.device("meta"):
         fused, inside = (FusedEncoder(*sizes, classes, config) for _ in range(2))
         network = AlignmentNetwork(fused.width + classes, (1, numbers), config.alignment)

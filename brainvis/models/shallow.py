@@ -38,8 +38,8 @@ class ShallowFBCSPNet(Encoder):
         if shorten:  # by the excess due to rounding
             pooling = max(min(pooling, n_times - kernel + 1), 1)
         if n_times < kernel + pooling - 1:
-            needs = f"ShallowFBCSPNet needs {kernel + pooling - 1}: shorten its `kernel` or `pooling` (seconds)"
-            raise ValueError(f"a trial of {n_times} samples at {sfreq} Hz is too short, {needs}")
+            needs = f"ShallowFBCSPNet needs {kernel + pooling - 1} samples; shorten its `kernel` or `pooling` (seconds)"
+            raise ValueError(f"a trial of {n_times} samples at {sfreq} Hz is too short: {needs}")
         self.width = filters * ((n_times - kernel + 1 - pooling) // stride + 1)
         self.temporal = nn.Conv2d(1, filters, (1, kernel))
         self.spatial = nn.Conv2d(filters, filters, (n_chans, 1), bias=False)

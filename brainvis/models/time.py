@@ -30,7 +30,7 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"a width of {width} cannot be shared by {heads} heads; choose a divisor of {width}")
+            raise ValueError(f"a width of {width} cannot be divided among {heads} heads; choose a divisor of {width}")
         self.heads, self.dropout = heads, dropout
         self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
 
@@ -109,7 +109,9 @@ class TimeEncoder(Encoder):
         super().__init__()
         self.config = config
         if n_times < config.unit_length:
-            raise ValueError(f"a trial of {n_times} samples holds no unit of {config.unit_length}: lower `unit_length`")
+            raise ValueError(
+                f"a trial of {n_times} samples is shorter than one unit of {config.unit_length}; lower `unit_length`"
+            )
         self.width, self.units = config.width, n_times // config.unit_length
         self.projection = nn.Conv1d(n_chans, config.width, config.unit_length, stride=config.unit_length)
         self.position = nn.Parameter(torch.randn(self.units, config.width))
@@ -146,7 +148,7 @@ def masked_units(encoder: TimeEncoder) -> int:
     ratio, units = encoder.config.mask_ratio, encoder.units
     if not 0 < (masked := math.floor(ratio * units)) < units:
         masks = f"masks {masked} of {units} units"
-        raise ValueError(f"a mask ratio of {ratio} {masks}; one at least must be masked, one visible")
+        raise ValueError(f"a mask ratio of {ratio} {masks}; at least one must be masked and one visible")
     return masked
 
 
@@ -271,7 +273,7 @@ class LatentMaskedModel(nn.Module):
             shapes = f"({self.encoder.units},) or ({len(trials)}, {self.encoder.units})"
             raise ValueError(f"the mask must be bool and {shapes}, not {mask.dtype} {tuple(mask.shape)}")
         if len(counts := mask.sum(-1).unique()) > 1:
-            raise ValueError(f"the mask hides {counts.tolist()} units; it has to hide as many of each trial")
+            raise ValueError(f"the mask hides {counts.tolist()} units; it must hide the same number in every trial")
         places = (where.nonzero()[:, -1].view(*mask.shape[:-1], -1) for where in (mask, ~mask))
         masked, visible = (place.to(trials.device, non_blocking=True) for place in places)  # (m,) or (b, m); (v,) ...
         projected = self.encoder.project(trials)  # (b, unit, width)

@@ -58,7 +58,7 @@ def read_product(folder: Path) -> Product:
         results = read_sealed(folder / "results.json")
         files = {name: folder / name for name in results["files"]}
         if lost := [file for file in files.values() if not file.is_file()]:
-            raise DamagedError(f"{lost[0]} is missing from a run that is whole otherwise.")
+            raise DamagedError(f"{lost[0]} is missing from an otherwise complete run.")
         found = file_digests(files.values(), "checksums of a run")
         if wrong := [file for name, file in files.items() if found[file] != results["files"][name]]:
             raise DamagedError(f"{wrong[0]} is damaged: it is not what the run wrote.")

@@ -96,7 +96,7 @@ class Study(Choice):
         if (origin := original_weights(self.folder(stage)).get(weights)) and weights == "pretrained":
             if origin["stands_in"]:
                 raise StudyError(
-                    f"the encoder as pre-training left it is not known: its weights are from {describe(origin)}. "
+                    f"the state of the encoder after pre-training is unknown: its weights are from {describe(origin)}. "
                     "Load pretrain_model_epoch300.pkl too (python -m brainvis original), or leave this ablation out"
                 )
         return self.load(stage).load_weights(weights, encoder)
@@ -196,37 +196,38 @@ class Study(Choice):
         damaged run counts as missing from then on: the next `snakemake` makes it again."""
         folder, command = self.folder(stage), self.command(stage)
         of_subject = stage not in SUMMARIES and stage_named(stage).of_subject
-        run = f"stage {stage} of {f'subject {self.subject}' if of_subject else 'all subjects'}, {self.owner(stage)},"
+        whose = f"subject {self.subject}" if of_subject else "all subjects"
+        run = f"stage {stage} of {whose} (ablation {self.owner(stage)})"
         try:
             product = read_product(folder)
         except FileNotFoundError:
-            raise StudyError(f"{run} has not been run yet; run first:\n  {command}") from None
+            raise StudyError(f"{run} has not been run yet; run it first:\n  {command}") from None
         except DamagedError as error:
             raise StudyError(f"{error} Run {stage} again:\n  {command}") from None
         results = product.results
         if stage not in SUMMARIES and results["fingerprint"] != self.fingerprint(stage):
             raise StudyError(
                 f"{run} in {self.readable(stage)} was made from {self._differing(stage, results)}: its fingerprint is "
-                f"{results['fingerprint']}, this study's {self.fingerprint(stage)}; run again:\n  {command}"
+                f"{results['fingerprint']}, this study's is {self.fingerprint(stage)}; run it again:\n  {command}"
             )
         return product
 
     def _differing(self, stage: str, results: dict) -> str:
         """What has changed among a run's inputs since it was made, in words."""
         if results.get("chosen") == self.fingerprint(stage, code=False):
-            return "other code"
+            return "different code"
         said = []
         for what, now in self._contents(stage).items():
             before = results.get(what, {}).get("files", {})
             changed = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
-            said += [f"other files of the {what} ({_some(changed)})"] if changed and before else []
+            said += [f"different files of the {what} ({_some(changed)})"] if changed and before else []
         now = _flat(asdict(self.configuration))
         changed = [
             f"{name} was {then}"
             for name, then in _flat(results["configuration"]).items()
             if now.get(name, then) != then
         ]
-        said += [f"another configuration ({_some(changed)}; preset {self.preset})"] if changed else []
+        said += [f"a different configuration ({_some(changed)}; preset {self.preset})"] if changed else []
         return " and ".join(said) or "something else"
 
     def _contents(self, stage: str) -> dict[str, dict[str, str]]:
@@ -243,7 +244,8 @@ class Study(Choice):
             except UnsealedError:
                 continue
             except DamagedError as error:
-                raise StudyError(f"{error} snakemake makes it again if it is of this study; else delete it") from None
+                advice = "If it belongs to this study, snakemake makes it again; otherwise delete it"
+                raise StudyError(f"{error} {advice}") from None
             if product.results["fingerprint"] == Study(**product.results["study"]).fingerprint(stage):
                 found.append(product)
         return found
@@ -274,7 +276,7 @@ class Study(Choice):
             if old == made_from["fingerprint"]:
                 continue
             if results.get("chosen") != made_from["chosen"]:
-                said.append(f"{run}: NOT accepted, it was made from another choice or other data; run it again")
+                said.append(f"{run}: NOT accepted, because it was made from different choices or data. Run it again")
                 continue
             entry = {"reason": reason, "fingerprint": old, "code": results.get("code")}
             accepted = [*results.get("accepted", []), entry]
@@ -301,4 +303,4 @@ def _plain(value: object):
     """JSON for NumPy and torch scalars and arrays."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} does not go into results.json")
+    raise TypeError(f"a value of type {type(value).__name__} cannot be stored in results.json")

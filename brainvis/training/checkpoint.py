@@ -57,7 +57,7 @@ class Checkpoint:
             try:
                 content = load_tensors(file)  # verifies the checksums, which torch does not
                 if content["identity"] != self.identity:
-                    raise ValueError("it belongs to a training with other settings, starting weights or trials")
+                    raise ValueError("it belongs to a training with different settings, initial weights or trials")
                 progress = Progress(**content["progress"])
                 if not progress.finished:
                     model.load_state_dict(content["model"])
@@ -67,9 +67,9 @@ class Checkpoint:
                 kept = file.with_name(file.name + ".previous")
                 os.replace(file, kept)
                 why = (str(error).splitlines() or [""])[0][:120]
-                goes_on = "starts anew" if file == self.before or not self.before.exists() else "tries the one before"
-                why = f"{file} cannot be used ({type(error).__name__}: {why}); kept as {kept.name}"
-                warnings.warn(f"{why}, the training {goes_on}", stacklevel=3)
+                goes_on = "starts over" if file == self.before or not self.before.exists() else "tries the previous one"
+                why = f"{file} cannot be used ({type(error).__name__}: {why}); it is kept as {kept.name}"
+                warnings.warn(f"{why}, and the training {goes_on}", stacklevel=3)
         return Progress()
 
     @property
@@ -94,7 +94,7 @@ class Checkpoint:
         try:
             write_aside(self.path, write)
         except WriteError as error:
-            warnings.warn(f"no checkpoint is kept, the training goes on: {error}", stacklevel=3)
+            warnings.warn(f"no checkpoint was saved, but the training continues: {error}", stacklevel=3)
         self.due = time.monotonic() + max(SECONDS_BETWEEN, (time.monotonic() - start) / WRITING_SHARE)
 
 

@@ -41,7 +41,7 @@ def choose_device(name: torch.device | str | None = None) -> torch.device:
     there = [kind for kind, found in available.items() if found]
     device = torch.device(there[0] if name is None else name)
     if device.type not in there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"no device {str(name)!r} on this machine; choose from {there}")
+        raise ValueError(f"device {str(name)!r} is not available on this machine; choose one of {there}")
     return device
 
 
@@ -54,23 +54,23 @@ def choose_precision(device: torch.device, asked: str = "auto", convolutions: bo
     """
     if asked != "auto":
         if asked not in ("float32", "bfloat16"):
-            raise ValueError(f"precision is {asked!r}; it has to be 'auto', 'float32' or 'bfloat16'")
-        return Precision(asked, "asked for")
+            raise ValueError(f"precision is {asked!r}; it must be 'auto', 'float32' or 'bfloat16'")
+        return Precision(asked, "requested")
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Precision("bfloat16", "the GPU computes in it")
-        return Precision("float32", "the GPU does not compute in bfloat16")
+            return Precision("bfloat16", "the GPU supports it")
+        return Precision("float32", "the GPU does not support bfloat16")
     if device.type != "cpu":
-        return Precision("float32", f"nothing else was tried on {device.type}")
+        return Precision("float32", f"nothing else has been tried on {device.type}")
     has_tiles, can = torch.cpu._is_amx_tile_supported(), torch.cpu.get_capabilities()
     if has_tiles and not convolutions:
         return Precision("bfloat16", "the CPU has AMX")
     if not (has_tiles or can.get("avx512_bf16") or can.get("bf16")):  # x86 or Arm
-        return Precision("float32", "the CPU has no instructions for bfloat16")
+        return Precision("float32", "the CPU has no bfloat16 instructions")
     what = "convolutions" if convolutions else "matrix products"
     if bfloat16_gain(convolutions) < CLEARLY:
-        return Precision("float32", f"measured: {what} of this CPU are not {CLEARLY} times as fast in bfloat16")
-    return Precision("bfloat16", f"measured: {what} of this CPU are at least {CLEARLY} times as fast in it")
+        return Precision("float32", f"measured: {what} on this CPU are not {CLEARLY} times as fast in bfloat16")
+    return Precision("bfloat16", f"measured: {what} on this CPU are at least {CLEARLY} times as fast in bfloat16")
 
 
 @cache

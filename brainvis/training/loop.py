@@ -53,9 +53,9 @@ class History:
     def summary(self) -> str:
         """What was done, in one sentence."""
         if not self.epochs:
-            whose = f" HERE: the weights are from {self.origin}" if self.origin else ": the weights are as before"
+            whose = f" HERE: the weights are from {self.origin}" if self.origin else ": the weights are unchanged"
             return f"NOTHING WAS TRAINED{whose}."
-        return f"{len(self.epochs)} epochs, the weights of epoch {self.best_epoch} are kept."
+        return f"{len(self.epochs)} epochs; the weights of epoch {self.best_epoch} are kept."
 
 
 def fit(
@@ -101,9 +101,9 @@ def fit(
     for which, tensors in (("training", train), ("validation", validation)):
         lengths = [len(tensor) for tensor in tensors]
         if not lengths or len(set(lengths)) != 1 or lengths[0] == 0:
-            raise ValueError(f"{name}: {which} tensors of lengths {lengths}; they need one length, at least 1")
+            raise ValueError(f"{name}: the {which} tensors have lengths {lengths}; they must be equal and at least 1")
     if choose is not None and choose[1] not in ("min", "max"):
-        raise ValueError(f"{name}: choose by the {choose[1]!r} of {choose[0]!r}? It has to be 'min' or 'max'")
+        raise ValueError(f"{name}: cannot choose by the {choose[1]!r} of {choose[0]!r}; it must be 'min' or 'max'")
     given = {"name": name, "seed": seed, "device": device, "checkpoint": checkpoint, "choose": choose}
     given |= {"after_step": after_step, "monitor": monitor, "precision": precision}
     if original is None and training.epochs and (processes := processes_to_start(device)) > 1:
@@ -203,7 +203,7 @@ class _Loop:
             return 0.0 if record["epoch"] == self.training.epochs else math.inf
         name, kind = self.choose
         if (value := record.get(f"validation_{name}", record.get(name))) is None:
-            raise ValueError(f"{self.name}: no {name!r} to choose by; there are {sorted(record)}")
+            raise ValueError(f"{self.name}: there is no {name!r} to choose by; choose one of {sorted(record)}")
         return -value if kind == "max" else value
 
     def train(self, tensors: Sequence[Tensor], epoch: int, optimiser, objective: Objective) -> dict[str, float]:

@@ -110,8 +110,8 @@ def processes_to_start(device: torch.device | str | None) -> int:
         return 1
     if torch.cuda.is_initialized():
         warnings.warn(
-            f"one of {gpus} GPUs is used: CUDA was started before this training, and no process can be forked from "
-            "then on. Train in a notebook or script that has put nothing on a GPU yet, or under accelerate launch",
+            f"only one of {gpus} GPUs is used: CUDA was started before this training, so no process can be forked any "
+            "more. Train in a notebook or script that has put nothing on a GPU yet, or under accelerate launch",
             stacklevel=3,
         )
         return 1
