@@ -3,7 +3,7 @@
 # make share       pages of all runs that open without a server: papermill_runs/share, and one zip beside it
 # make lab         JupyterLab in notebooks/
 # make benchmark   how fast it is, against the obvious way and this machine's ceiling (`ARGS="steps --size paper"`, ARGS=--help)
-# make lock        write requirements.lock anew after requirements.txt changed (`make lock ARGS=--upgrade`: newest of all)
+# make lock        rewrite requirements.lock after requirements.txt changed (`make lock ARGS=--upgrade`: newest of all)
 # make audit       known vulnerabilities of what is locked; fails, too, where their list cannot be read
 # make kills       kill the smoke study at random moments, 200 times (ARGS=60 for fewer), and compare what comes of it
 # make cluster     the smoke study on a real SLURM, set up on this machine: tests/cluster/slurm.py says what it wants
