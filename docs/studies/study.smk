@@ -25,6 +25,22 @@ rule study:
         figures_folder() / "study" / "pretraining.json",
         figures_folder() / "study" / "audit_calibration.json",
         figures_folder() / "study" / "tables.md",
+        figures_folder() / "study" / "learned.md",
+
+
+# Sentences for the README, of what the other studies found.
+rule learned_study:
+    input:
+        figures_folder() / "study" / "pretraining.json",
+        [figures_folder() / "study" / f"{table}.csv" for table in ("layout", "table4", "table7")],
+    output:
+        figures_folder() / "study" / "learned.md",
+    params:
+        python=sys.executable,
+        script=os.path.join(workflow.basedir, "docs", "studies", "learned.py"),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "{params.python:q} {params.script:q} {params.folder:q}"
 
 
 rule audits_study:

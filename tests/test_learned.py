@@ -1,0 +1,78 @@
+"""What the README says of the studies follows from their numbers, on made-up ones."""
+
+import json
+import runpy
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from brainvis.files import ROOT
+
+
+@pytest.fixture(scope="module")
+def learned():
+    folder = ROOT / "docs" / "studies"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        return SimpleNamespace(**runpy.run_path(str(folder / "learned.py")))
+
+
+def gain(value, p, seeds=(0, 1, 2)):
+    return {"value": value, "low": value - 0.03, "high": value + 0.03, "p_holm": p, "seeds": list(seeds)}
+
+
+def test_pretraining_helps_or_harms_only_where_it_is_shown(learned):
+    gains = {"interleaved | lmm | 0.25": gain(-0.09, 0.01), "interleaved | lmm | 1": gain(-0.05, 0.2),
+             "interleaved | masked_signal | 1": gain(0.1, 0.3), "block | lmm | 1": gain(-0.3, 0.01),
+             "interleaved | lmm_same_25 | 1": gain(0.2, 0.01)}  # fmt: skip
+    said = learned.pretraining_is_worth({"gain over none": gains})
+    assert "Of 2 kinds, shown to help at any of 5 shares of labels: none." in said
+    assert said.endswith("LMM as released harms at 25% (-9.0 [-12.0, -6.0] points) of the labels.")
+    gains["interleaved | masked_signal | 1"] = gain(0.1, 0.01)
+    assert "labels: masked reconstruction of the signal at 100%." in learned.pretraining_is_worth(
+        {"gain over none": gains}
+    )
+    few = {"interleaved | lmm | 0.25": gain(-0.09, 0.01, seeds=(0, 1))}
+    assert "harms" not in learned.pretraining_is_worth({"gain over none": few})
+
+
+def test_lmm_learns_time_only_if_every_seed_says_so(learned):
+    of = {"seeds": [0, 1], "before": [0.1, 0.2], "after": [0.8, 0.7]}
+    kept = {"probes": {"block_drift_0.5_no_signal": {"all_units": of}}, "gain over none": {}}
+    said = learned.blocks_teach_time(kept)
+    assert (
+        "names .150 of the classes before LMM and .750 after it (more in each of 2 seeds): LMM learns the time" in said
+    )
+    of["after"][1] = 0.19
+    assert "learns" not in learned.blocks_teach_time(kept)
+    kept["gain over none"]["block_drift_0.5 | lmm | 0.1"] = gain(0.3, 0.2)
+    assert "points" not in learned.blocks_teach_time(kept)
+    kept["gain over none"]["block_drift_0.5 | lmm | 0.05"] = gain(0.2, 0.01)
+    assert "5% of the labels, it changes accuracy by +20.0 [+17.0, +23.0] points" in learned.blocks_teach_time(kept)
+
+
+def test_all_of_it_is_written_from_the_tables(learned, tmp_path):
+    def table(name, rows, measure):
+        lines = [{"row": row, "measure": measure, "value": value} for row, value in rows.items()]
+        lines += [{"row": row, "measure": f"{measure}, difference", **gain(0.25, p)} for row, p in
+                  zip(rows, (0.01, 0.3, 0.01), strict=False)]  # fmt: skip
+        pd.DataFrame(lines).to_csv(tmp_path / f"{name}.csv", index=False)
+
+    kept = {"gain over none": {"interleaved | lmm | 0.25": gain(-0.09, 0.01)}}
+    kept["probes"] = {"block_drift_0.5_no_signal": {"all_units": {"seeds": [0], "before": [0.1], "after": [0.8]}}}
+    (tmp_path / "pretraining.json").write_text(json.dumps(kept))
+    table("layout", {"no_finetuning": 0.5, "no_frequency": 0.6, "full": 0.3}, "position")
+    stages = {f"full, {stage}": 0.7 for stage in ("semantic stage alone", "refinement stage alone", "cascade")}
+    table("table4", stages, "GA")
+    table("table7", {"CNN": 0.5, "LSTM": 0.1}, "top-1")
+    learned.write(tmp_path)
+    said = (tmp_path / "learned.md").read_text().splitlines()
+    assert len(said) == 5 and all(line.startswith("- **") for line in said)
+    assert (
+        ".300 of the semantic stage's pictures have the position right; without fine-tuning on class names +25.0"
+        in said[2]
+    )
+    assert said[2].endswith("without the frequency branch +25.0 [+22.0, +28.0] points (not shown).")
+    assert "GA is .700; the semantic stage alone +25.0 [+22.0, +28.0] points, the refinement" in said[3]
+    assert said[4].endswith("The LSTM names .100; a CNN +25.0 [+22.0, +28.0] points.")
