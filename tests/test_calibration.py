@@ -16,6 +16,7 @@ def small(monkeypatch):
     monkeypatch.setattr(calibrate_audits, "SIZE", {"subjects": 1, "classes": 4, "images_per_class": 12})
     monkeypatch.setattr(calibrate_audits, "DRIFTS", {"block": (0.0, 1.0), "interleaved": (0.0,)})
     monkeypatch.setattr(calibrate_audits, "SEEDS", 2)
+    monkeypatch.setattr(calibrate_audits, "NOISE_SEEDS", 3)
 
 
 def test_points_are_kept_and_summarised(small, tmp_path, capsys):
@@ -39,6 +40,10 @@ def test_points_are_kept_and_summarised(small, tmp_path, capsys):
     assert rows["block", 0.0, "slow drift"]["gain"] == 0 and table["interleaved_recordings"] == 2
     raised = [any(points["interleaved", 0.0, s][name]["flag"] for name in table["family"]) for s in (0, 1)]
     assert table["interleaved_with_any_flag"] == sum(raised)
+    noise = json.loads((tmp_path / "figures" / "audit_noise.json").read_text())
+    own = [calibrate_audits.point("interleaved", 0.0, seed, noise=True)["audits"] for seed in range(3)]
+    assert noise["by_audit"] == {name: sum(one[name]["flag"] for one in own) for name in table["family"]}
+    assert noise["recordings"] == 3 and 0 <= noise["low"] <= noise["share"] <= noise["high"] <= 1
 
 
 def test_the_recording_is_that_of_the_phantom():

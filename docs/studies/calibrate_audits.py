@@ -6,6 +6,9 @@ report: a ridge regression on the whole trial, and one on the trial before, whic
 What drift in a block design adds to their accuracy owes nothing to the brain. Each point takes seconds and is
 kept, so that the study resumes where it was stopped.
 
+Twenty seeds cannot tell a rate of false alarms of 5 % from one of 15 %. So false alarms are also counted on a thousand
+recordings of noise, in the interleaved orders of as many seeds, which takes two minutes (`audit_noise.json`).
+
     snakemake --cores 2 audits_study                                    all of it
     python docs/studies/calibrate_audits.py --output FOLDER --minutes 3     as often as needed
 """
@@ -28,7 +31,7 @@ from brainvis.evaluation import confounds
 from brainvis.evaluation.publication import METADATA
 from brainvis.files import ROOT, code_digest, digest, write_json
 from brainvis.phantom.head import electrodes
-from brainvis.phantom.recording import record, split_by_image
+from brainvis.phantom.recording import presentation_order, record, split_by_image
 from brainvis.phantom.sources import GAINS
 from brainvis.phantom.stimuli import plan_session
 from brainvis.plots.data import calibration_figure
@@ -39,23 +42,29 @@ DRIFTS = {  # relative to the ongoing EEG
     "interleaved": (0.0, 0.1, 0.25, 0.5, 1.0),
 }
 SEEDS = 20
+NOISE_SEEDS, NOISE_CHANNELS = 1000, 4
 WINDOW = slice(20, 460)  # samples, as EEGCVPR40's
 
 
-def recorded(phantom: Phantom, seed: int) -> EEGDataset:
-    """The trials of a phantom, standardised by channel, without files."""
+def recorded(phantom: Phantom, seed: int, noise: bool = False) -> EEGDataset:
+    """The trials of a phantom, standardised by channel, without files; `noise`: a few channels of nothing else."""
     pictures, splits, *subject_seeds = SeedSequence(seed).spawn(2 + phantom.subjects)
     session, rng = plan_session(phantom, default_rng(pictures)), default_rng(splits)
     count, trials, order = len(session.labels), [], []
-    for subject_seed in subject_seeds:
-        for _, place, eeg in record(session, phantom, default_rng(subject_seed)):
+    for own in map(default_rng, subject_seeds):
+        if noise:
+            order += np.argsort(presentation_order(session.labels, phantom.design, own)).tolist()
+            trials += torch.from_numpy(own.standard_normal((count, NOISE_CHANNELS, 440), np.float32))
+            continue
+        for _, place, eeg in record(session, phantom, own):
             trials.append(eeg[:, WINDOW].clone())
             order.append(place)
     trials = torch.stack(trials)
     trials = (trials - trials.mean((0, 2), keepdim=True)) / trials.std((0, 2), keepdim=True)
     one, images = split_by_image(session.labels, rng), torch.arange(count).repeat(phantom.subjects)
     return EEGDataset(
-        name="phantom", trials=trials, sampling_rate=1000.0, start=0.02, channels=electrodes()[0], montage=None,
+        name="phantom", trials=trials, sampling_rate=1000.0, start=0.02,
+        channels=electrodes()[0][: trials.shape[1]], montage=None,
         labels=torch.from_numpy(session.labels).repeat(phantom.subjects), images=images, captions={},
         subjects=torch.arange(1, phantom.subjects + 1).repeat_interleave(count), image_folder=None,
         image_ids=tuple(session.image_ids), class_names=tuple(map(str, range(phantom.classes))),
@@ -64,13 +73,24 @@ def recorded(phantom: Phantom, seed: int) -> EEGDataset:
     )  # fmt: skip
 
 
-def point(design: str, drift: float, seed: int) -> dict:
-    """All audits of one phantom, with their flags."""
-    data = recorded(Phantom(**SIZE, design=design, drift=drift), seed)
+def point(design: str, drift: float, seed: int, noise: bool = False) -> dict:
+    """All audits of one phantom, or of noise in its order, with their flags."""
+    data = recorded(Phantom(**SIZE, design=design, drift=drift), seed, noise)
     found = confounds.audits(data, torch.cat([data.splits["train"], data.splits["val"]]), seed)
     flags = confounds.flags(found)
     own = {name: {**audit.score, "flag": flags.get(name, audit.p <= confounds.LEVEL)} for name, audit in found.items()}
     return {"design": design, "drift": drift, "seed": seed, "audits": own}
+
+
+def false_alarms(seeds: int) -> dict:
+    """How many recordings of noise, in interleaved orders, raise a flag, with a 95 % interval, and by audit."""
+    raised = [point("interleaved", 0.0, seed, noise=True)["audits"] for seed in tqdm(range(seeds), desc="noise")]
+    family = [name for name in confounds.CONFOUNDS if name in raised[0]]
+    count = sum(any(own[name]["flag"] for name in family) for own in raised)
+    interval = stats.binomtest(count, seeds).proportion_ci(method="exact")
+    by_audit = {name: sum(own[name]["flag"] for own in raised) for name in family}
+    made = {"recordings": seeds, "with_any_flag": count, "share": count / seeds, "by_audit": by_audit}
+    return made | {"low": round(interval.low, 4), "high": round(interval.high, 4), "level": confounds.LEVEL}
 
 
 def summary(points: list[dict]) -> dict:
@@ -118,6 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no point after this many minutes")
     parser.add_argument("--processes", type=int, default=1, help="points computed at once (default 1)")
     chosen = parser.parse_args(arguments)
+    chosen.figures.mkdir(parents=True, exist_ok=True)
     begin, code = time.monotonic(), code_digest("brainvis.evaluation.confounds", "brainvis.phantom.recording")
     file = chosen.output / f"points-{digest([SIZE, GAINS, code])[:8]}.jsonl"  # of this code alone
     chosen.output.mkdir(parents=True, exist_ok=True)
@@ -134,9 +155,9 @@ def main(arguments: list[str] | None = None) -> None:
             with file.open("a") as lines:
                 lines.writelines(json.dumps(one) + "\n" for one in new)
     if points:
-        chosen.figures.mkdir(parents=True, exist_ok=True)
         table, figure = summary(points), chosen.figures / "audit_calibration.png"
         write_json(figure.with_suffix(".json"), table, indent=1)
+        write_json(chosen.figures / "audit_noise.json", false_alarms(NOISE_SEEDS), indent=1)
         drawn = calibration_figure(table)
         for kind, metadata in METADATA.items():
             drawn.savefig(figure.with_suffix(f".{kind}"), dpi=150, metadata=metadata)
