@@ -166,7 +166,7 @@ def _run(chosen: argparse.Namespace) -> int:
     try:
         print(run_notebook(chosen.notebook, chosen.executed, chosen.mark, chosen.parameters))
     except OSError as error:
-        raise BrainvisError(f"{chosen.executed} cannot be written: {error}") from error
+        raise BrainvisError(f"{chosen.executed} cannot be run: {error}") from error
     except Stopped as stopped:
         print(f"brainvis: {stopped}", file=sys.stderr, flush=True)
         os._exit(1)  # at once: papermill's thread would still wait for the ended kernel

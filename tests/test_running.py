@@ -221,7 +221,7 @@ def test_an_error_is_one_sentence_at_the_end(notebook):
     assert answer.stderr.splitlines()[-1] == "brainvis: run/toy.ipynb, cell [3]: ValueError: the answer is 42"
     assert not list((notebook.parent / "run").glob("*.whole"))
     answer = run(notebook.with_name("none.ipynb"))
-    assert answer.returncode == 1 and answer.stderr.startswith("brainvis: run/toy.ipynb cannot be made")
+    assert answer.returncode == 1 and answer.stderr.startswith("brainvis: run/toy.ipynb cannot be run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
