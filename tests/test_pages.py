@@ -146,8 +146,11 @@ def test_runs_that_are_out_of_date_or_damaged_are_left_out(runs, tmp_path, capsy
 
 
 def test_a_study_as_markdown(runs, tmp_path):
+    older = tmp_path / "md" / "04_fusion" / "04_fusion_99_0.png"
+    older.parent.mkdir(parents=True)
+    older.touch()
     files = pages.write_markdown(Study(), tmp_path / "md")
-    assert files == [f"{NOTEBOOKS[stage]}.md" for stage in (*Study().stages, *SUMMARIES)]
+    assert not older.exists() and files == [f"{NOTEBOOKS[stage]}.md" for stage in (*Study().stages, *SUMMARIES)]
     text = (tmp_path / "md" / "04_fusion.md").read_text()
     assert "[02](02_lmm_pretraining.md)" in text and "$$L =" in text and "choose" not in text
     (picture,) = re.findall(r"!\[png\]\((.+?)\)", text)

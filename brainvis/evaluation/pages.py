@@ -84,7 +84,8 @@ def write_pages(folder: Path) -> int:
 
 
 def write_markdown(study: Study, folder: Path) -> list[str]:
-    """Write the notebooks of one study, with their pictures, as Markdown for repositories; returns the files."""
+    """Write the notebooks of one study, with their pictures, as Markdown for repositories; returns the files. Pictures
+    that an earlier version of a page had are removed."""
     written = []
     for stage in [*study.stages, *SUMMARIES]:
         notebook = cleaned(executed_notebook(study.load(stage)), markdown=True)
@@ -94,6 +95,8 @@ def write_markdown(study: Study, folder: Path) -> list[str]:
         text = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.md", re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.S))
         for file, content in resources["outputs"].items():
             _write(folder / file, content)
+        for older in {*(folder / name).glob(f"{name}_*.png")} - {folder / file for file in resources["outputs"]}:
+            older.unlink()
         _write(folder / f"{name}.md", text)
         written.append(f"{name}.md")
     return written
