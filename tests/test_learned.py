@@ -48,6 +48,10 @@ def test_lmm_learns_time_only_if_every_seed_says_so(learned):
     assert "learns" not in learned.blocks_teach_time(kept)
     kept["gain over none"]["block_drift_0.5 | lmm | 0.1"] = gain(0.3, 0.2)
     assert "points" not in learned.blocks_teach_time(kept)
+    kept["gain over none"] = {f"block_drift_0.5 | lmm | {share:g}": gain(0.1, 0.2) for share in learned.STEPS}
+    assert learned.blocks_teach_time(kept).endswith(
+        "at none of 5 shares of labels is fine-tuning shown to gain or lose by it."
+    )
     kept["gain over none"]["block_drift_0.5 | lmm | 0.05"] = gain(0.2, 0.01)
     assert "5% of the labels, it changes accuracy by +20.0 [+17.0, +23.0] points" in learned.blocks_teach_time(kept)
 

@@ -47,10 +47,14 @@ def blocks_teach_time(kept: dict) -> str:
     said += f"{number(before)} of the classes before LMM and {number(after)} after it"
     said += f" (more in each of {len(of['seeds'])} seeds): LMM learns the time of recording." if every else "."
     gains = {share: kept["gain over none"].get(f"{FEW_LABELS} | lmm | {share:g}") for share in STEPS}
-    gains = {share: gain for share, gain in gains.items() if gain and gain["p_holm"] < LEVEL}
-    if gains:
-        share, gain = max(gains.items(), key=lambda pair: abs(pair[1]["value"]))
-        said += f" With a response as well, and {share:.0%} of the labels, it changes accuracy by {points(gain)}."
+    judged = {share: gain for share, gain in gains.items() if gain and len(gain["seeds"]) >= FEWEST}
+    shown = {share: gain for share, gain in judged.items() if gain["p_holm"] < LEVEL}
+    if shown:
+        share, gain = max(shown.items(), key=lambda pair: abs(pair[1]["value"]))
+        said += f" With responses as well, and {share:.0%} of the labels, it changes accuracy by {points(gain)}."
+    elif len(judged) == len(STEPS):
+        said += f" With responses as well, at none of {len(STEPS)} shares of labels is fine-tuning shown to "
+        said += "gain or lose by it."
     return said
 
 

@@ -278,7 +278,8 @@ def _shares(axes: Axes, kept: dict, world: str, chance: float) -> None:
     axes.set(xscale="log", xlabel="labelled trials (%)", ylabel="test accuracy (%)", title=_world(world))
     axes.set_xticks([100 * share for share in STEPS], [f"{100 * share:g}" for share in STEPS])
     axes.minorticks_off()
-    axes.set_ylim(top=1.35 * axes.get_ylim()[1] if len(axes.lines) > 4 else None)  # room for the names
+    if (top := axes.get_ylim()[1]) < 70:
+        axes.set_ylim(top=1.35 * top)  # room for the names
     axes.legend(fontsize=7, loc="upper left")
 
 

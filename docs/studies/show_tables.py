@@ -23,6 +23,7 @@ from brainvis.plots.style import COLOUR_OF, PALETTE, panels
 TABLES = yaml.safe_load(Path(__file__).with_name("tables.yml").read_text(encoding="utf-8"))["tables"]
 POINTS = 100  # of a share
 GREY = COLOUR_OF["chance"]
+WHOLE = 3  # seeds; a number of fewer says so
 SHARES = (
     "top-1",
     "top-3",
@@ -32,6 +33,8 @@ SHARES = (
     "position",
     "size",
     "background",
+    "colour",
+    "shape",
     "caption within class",
     "pixel correlation",
 )
@@ -98,7 +101,9 @@ def cell(line: pd.Series, family: int) -> str:
         return f"{points}, {p_text(line['p_holm'], family * LEAST_P)}"
     digits = 3 if line["measure"] in SHARES else 2
     if not pd.isna(line["low"]):
-        return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(line[key] for key in ("value", "low", "high")), d=digits)
+        shown = "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(line[key] for key in ("value", "low", "high")), d=digits)
+        seeds = len(str(line["of_seeds"]).split())
+        return shown if seeds >= WHOLE else f"{shown} (seeds: {seeds})"
     spread = "" if pd.isna(line["deviation"]) or not line["deviation"] else f" ± {line['deviation']:.{digits}f}"
     return f"{line['value']:.{digits}f}{spread}"
 

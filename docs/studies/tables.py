@@ -207,7 +207,9 @@ def pretrained(kinds: dict[str, str], folder: Path) -> list[dict]:
     known = read_json(folder.parent / "pretraining.json")["accuracy"]
     scores = {label: known.get(f"interleaved | {kind} | 1") for label, kind in kinds.items()}
     return [
-        {"row": label, "measure": "top-1", "subjects": "all"} | {key: score[key] for key in ("value", "low", "high")}
+        {"row": label, "measure": "top-1", "subjects": "all"}
+        | {key: score[key] for key in ("value", "low", "high")}
+        | {"of_seeds": " ".join(f"{value:.4f}" for value in score.get("seeds", []))}
         for label, score in scores.items()
         if score
     ]
