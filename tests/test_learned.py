@@ -27,10 +27,10 @@ def test_pretraining_helps_or_harms_only_where_it_is_shown(learned):
              "interleaved | masked_signal | 1": gain(0.1, 0.3), "block | lmm | 1": gain(-0.3, 0.01),
              "interleaved | lmm_same_25 | 1": gain(0.2, 0.01)}  # fmt: skip
     said = learned.pretraining_is_worth({"gain over none": gains})
-    assert "Of 2 kinds, shown to help at any of 5 shares of labels: none." in said
-    assert said.endswith("LMM as released harms at 25% (-9.0 [-12.0, -6.0] points) of the labels.")
+    assert "2 kinds, 5 shares of labels: shown to help: none." in said
+    assert said.endswith("LMM harms at 25% (-9.0 [-12.0, -6.0] points).")
     gains["interleaved | masked_signal | 1"] = gain(0.1, 0.01)
-    assert "labels: masked reconstruction of the signal at 100%." in learned.pretraining_is_worth(
+    assert "help: masked reconstruction of the signal at 100%." in learned.pretraining_is_worth(
         {"gain over none": gains}
     )
     few = {"interleaved | lmm | 0.25": gain(-0.09, 0.01, seeds=(0, 1))}
@@ -41,19 +41,15 @@ def test_lmm_learns_time_only_if_every_seed_says_so(learned):
     of = {"seeds": [0, 1], "before": [0.1, 0.2], "after": [0.8, 0.7]}
     kept = {"probes": {"block_drift_0.5_no_signal": {"all_units": of}}, "gain over none": {}}
     said = learned.blocks_teach_time(kept)
-    assert (
-        "names .150 of the classes before LMM and .750 after it (more in each of 2 seeds): LMM learns the time" in said
-    )
+    assert "names .150 of the classes, .750 after LMM, which learns the time" in said
     of["after"][1] = 0.19
     assert "learns" not in learned.blocks_teach_time(kept)
     kept["gain over none"]["block_drift_0.5 | lmm | 0.1"] = gain(0.3, 0.2)
     assert "points" not in learned.blocks_teach_time(kept)
     kept["gain over none"] = {f"block_drift_0.5 | lmm | {share:g}": gain(0.1, 0.2) for share in learned.STEPS}
-    assert learned.blocks_teach_time(kept).endswith(
-        "at none of 5 shares of labels is fine-tuning shown to gain or lose by it."
-    )
+    assert learned.blocks_teach_time(kept).endswith("Fine-tuning, with responses, is not shown to gain or lose.")
     kept["gain over none"]["block_drift_0.5 | lmm | 0.05"] = gain(0.2, 0.01)
-    assert "5% of the labels, it changes accuracy by +20.0 [+17.0, +23.0] points" in learned.blocks_teach_time(kept)
+    assert "5% of labels, it changes accuracy by +20.0 [+17.0, +23.0] points" in learned.blocks_teach_time(kept)
 
 
 def test_all_of_it_is_written_from_the_tables(learned, tmp_path):
@@ -73,10 +69,7 @@ def test_all_of_it_is_written_from_the_tables(learned, tmp_path):
     learned.write(tmp_path)
     said = (tmp_path / "learned.md").read_text().splitlines()
     assert len(said) == 5 and all(line.startswith("- **") for line in said)
-    assert (
-        ".300 of the semantic stage's pictures have the position right; without fine-tuning on class names +25.0"
-        in said[2]
-    )
+    assert "position right in .300 (semantic stage); without fine-tuning +25.0" in said[2]
     assert said[2].endswith("without the frequency branch +25.0 [+22.0, +28.0] points (not shown).")
-    assert "GA is .700; the semantic stage alone +25.0 [+22.0, +28.0] points, the refinement" in said[3]
-    assert said[4].endswith("The LSTM names .100; a CNN +25.0 [+22.0, +28.0] points.")
+    assert "GA .700; semantic stage alone +25.0 [+22.0, +28.0] points, refinement" in said[3]
+    assert said[4].endswith("LSTM .100, CNN +25.0 [+22.0, +28.0] points.")

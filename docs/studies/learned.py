@@ -33,9 +33,10 @@ def pretraining_is_worth(kept: dict) -> str:
     of_lmm = {share: gain for (kind, share), gain in shown.items() if kind == "lmm" and gain["value"] < 0}
     harms = [f"{share:.0%} ({points(gain)})" for share, gain in of_lmm.items()]
     kinds = len({kind for kind, _ in judged})
-    said = f"**Pre-training, classes interleaved.** Of {kinds} kinds, shown to help at any of {len(STEPS)} shares of "
-    said += f"labels: {', '.join(helps) or 'none'}."
-    return f"{said} LMM as released harms at {' and '.join(harms)} of the labels." if harms else said
+    said = (
+        f"**Pre-training**, {kinds} kinds, {len(STEPS)} shares of labels: shown to help: {', '.join(helps) or 'none'}."
+    )
+    return f"{said} LMM harms at {' and '.join(harms)}." if harms else said
 
 
 def blocks_teach_time(kept: dict) -> str:
@@ -43,41 +44,39 @@ def blocks_teach_time(kept: dict) -> str:
     of = kept["probes"][NO_SIGNAL]["all_units"]
     before, after = np.mean(of["before"]), np.mean(of["after"])
     every = all(a > b for b, a in zip(of["before"], of["after"], strict=True))
-    said = "**Classes in blocks, slow drift, nothing evoked.** A linear probe of the time branch names "
-    said += f"{number(before)} of the classes before LMM and {number(after)} after it"
-    said += f" (more in each of {len(of['seeds'])} seeds): LMM learns the time of recording." if every else "."
+    said = f"**In blocks** under slow drift, nothing evoked, a linear probe names {number(before)} of the classes, "
+    said += f"{number(after)} after LMM"
+    said += ", which learns the time of recording." if every else "."
     gains = {share: kept["gain over none"].get(f"{FEW_LABELS} | lmm | {share:g}") for share in STEPS}
     judged = {share: gain for share, gain in gains.items() if gain and len(gain["seeds"]) >= FEWEST}
     shown = {share: gain for share, gain in judged.items() if gain["p_holm"] < LEVEL}
     if shown:
         share, gain = max(shown.items(), key=lambda pair: abs(pair[1]["value"]))
-        said += f" With responses as well, and {share:.0%} of the labels, it changes accuracy by {points(gain)}."
+        said += f" With responses and {share:.0%} of labels, it changes accuracy by {points(gain)}."
     elif len(judged) == len(STEPS):
-        said += f" With responses as well, at none of {len(STEPS)} shares of labels is fine-tuning shown to "
-        said += "gain or lose by it."
+        said += " Fine-tuning, with responses, is not shown to gain or lose."
     return said
 
 
 def fine_tuning_costs(layout: pd.DataFrame) -> str:
     """What of the layout pictures keep with and without fine-tuning, and without the frequency branch."""
     read, change = _reader(layout), _changes(layout)
-    said = f"**Layout.** {read('full', 'position')} of the semantic stage's pictures have the position right; "
-    said += f"without fine-tuning on class names {change('no_finetuning', 'position')}, "
-    return said + f"without the frequency branch {change('no_frequency', 'position')}."
+    said = f"**Layout**: position right in {read('full', 'position')} (semantic stage); "
+    said += f"without fine-tuning {change('no_finetuning', 'position')}"
+    return said + f", without the frequency branch {change('no_frequency', 'position')}."
 
 
 def cascade_is_worth(table: pd.DataFrame) -> str:
     """GA of the cascade, and without each of its stages."""
     read, change = _reader(table), _changes(table)
     one, other = (change(f"full, {stage} stage alone", "GA") for stage in ("semantic", "refinement"))
-    said = f"**Cascade.** GA is {read('full, cascade', 'GA')}; "
-    return said + f"the semantic stage alone {one}, the refinement stage alone {other}."
+    return f"**Cascade**: GA {read('full, cascade', 'GA')}; semantic stage alone {one}, refinement alone {other}."
 
 
 def spectrum_is_worth(table: pd.DataFrame) -> str:
     """What an LSTM and a CNN read of the same spectrum."""
     read, change = _reader(table), _changes(table)
-    return f"**Spectrum.** The LSTM names {read('LSTM', 'top-1')}; a CNN {change('CNN', 'top-1')}."
+    return f"**Spectrum**: LSTM {read('LSTM', 'top-1')}, CNN {change('CNN', 'top-1')}."
 
 
 def points(line: dict) -> str:
