@@ -39,10 +39,11 @@ def test_pretraining_helps_or_harms_only_where_it_is_shown(learned):
 
 def test_lmm_learns_time_only_if_every_seed_says_so(learned):
     of = {"seeds": [0, 1], "before": [0.1, 0.2], "after": [0.8, 0.7]}
-    kept = {"probes": {"block_drift_0.5_no_signal": {"all_units": of}}, "gain over none": {}}
+    other = {"seeds": [0, 1], "before": [0.5, 0.5], "after": [0.6, 0.7]}
+    kept = {"probes": {"block_drift_0.5_no_signal": {"all_units": of, "mean_of_units": other}}, "gain over none": {}}
     said = learned.blocks_teach_time(kept)
-    assert "names .150 of the classes, .750 after LMM, which learns the time" in said
-    of["after"][1] = 0.19
+    assert "from .150 to .750 (mean over units: .500 to .650): it learns the time" in said
+    other["after"][1] = 0.49
     assert "learns" not in learned.blocks_teach_time(kept)
     kept["gain over none"]["block_drift_0.5 | lmm | 0.1"] = gain(0.3, 0.2)
     assert "points" not in learned.blocks_teach_time(kept)
@@ -60,7 +61,8 @@ def test_all_of_it_is_written_from_the_tables(learned, tmp_path):
         pd.DataFrame(lines).to_csv(tmp_path / f"{name}.csv", index=False)
 
     kept = {"gain over none": {"interleaved | lmm | 0.25": gain(-0.09, 0.01)}}
-    kept["probes"] = {"block_drift_0.5_no_signal": {"all_units": {"seeds": [0], "before": [0.1], "after": [0.8]}}}
+    kept["probes"] = {"block_drift_0.5_no_signal": dict.fromkeys(
+        ("all_units", "mean_of_units"), {"seeds": [0], "before": [0.1], "after": [0.8]})}  # fmt: skip
     (tmp_path / "pretraining.json").write_text(json.dumps(kept))
     table("layout", {"no_finetuning": 0.5, "no_frequency": 0.6, "full": 0.3}, "position")
     stages = {f"full, {stage}": 0.7 for stage in ("semantic stage alone", "refinement stage alone", "cascade")}

@@ -33,20 +33,21 @@ def pretraining_is_worth(kept: dict) -> str:
     of_lmm = {share: gain for (kind, share), gain in shown.items() if kind == "lmm" and gain["value"] < 0}
     harms = [f"{share:.0%} ({points(gain)})" for share, gain in of_lmm.items()]
     kinds = len({kind for kind, _ in judged})
-    said = (
-        f"**Pre-training**, {kinds} kinds, {len(STEPS)} shares of labels: shown to help: {', '.join(helps) or 'none'}."
-    )
+    said = f"**Pre-training**, interleaved classes, {kinds} kinds, {len(STEPS)} shares of labels: shown to help: {', '.join(helps) or 'none'}."
     return f"{said} LMM harms at {' and '.join(harms)}." if harms else said
 
 
 def blocks_teach_time(kept: dict) -> str:
     """Where each class has a block: what a probe reads before and after LMM, and what few labels gain from it."""
-    of = kept["probes"][NO_SIGNAL]["all_units"]
-    before, after = np.mean(of["before"]), np.mean(of["after"])
-    every = all(a > b for b, a in zip(of["before"], of["after"], strict=True))
-    said = f"**In blocks** under slow drift, nothing evoked, a linear probe names {number(before)} of the classes, "
-    said += f"{number(after)} after LMM"
-    said += ", which learns the time of recording." if every else "."
+    probes = kept["probes"][NO_SIGNAL]
+    read = {
+        readout: " to ".join(number(np.mean(of[when])) for when in ("before", "after"))
+        for readout, of in probes.items()
+    }
+    every = all(a > b for of in probes.values() for b, a in zip(of["before"], of["after"], strict=True))
+    said = "**In blocks** under slow drift, nothing evoked, LMM takes a linear probe of class from "
+    said += f"{read['all_units']} (mean over units: {read['mean_of_units']})"
+    said += ": it learns the time of recording." if every else "."
     gains = {share: kept["gain over none"].get(f"{FEW_LABELS} | lmm | {share:g}") for share in STEPS}
     judged = {share: gain for share, gain in gains.items() if gain and len(gain["seeds"]) >= FEWEST}
     shown = {share: gain for share, gain in judged.items() if gain["p_holm"] < LEVEL}
