@@ -33,7 +33,8 @@ def pretraining_is_worth(kept: dict) -> str:
     of_lmm = {share: gain for (kind, share), gain in shown.items() if kind == "lmm" and gain["value"] < 0}
     harms = [f"{share:.0%} ({points(gain)})" for share, gain in of_lmm.items()]
     kinds = len({kind for kind, _ in judged})
-    said = f"**Pre-training**, interleaved classes, {kinds} kinds, {len(STEPS)} shares of labels: shown to help: {', '.join(helps) or 'none'}."
+    said = f"**Pre-training**, interleaved classes, {kinds} kinds, {len(STEPS)} shares of labels: "
+    said += f"shown to help: {', '.join(helps) or 'none'}."
     return f"{said} LMM harms at {' and '.join(harms)}." if harms else said
 
 
