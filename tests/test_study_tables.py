@@ -19,6 +19,7 @@ TOPS = ("top1", "top3", "top5", "macro_f1", "seconds", "parameters")
 ATTRIBUTES = tuple(f"attributes.{name}" for name in ("position", "size", "background"))
 PICTURES = ("generation_accuracy", "inception_score", "fid", *ATTRIBUTES)
 LABELS = np.arange(12) // 3
+JOINED, PLAIN = ("fused", "time", "frequency", "late", "referee"), ("band_power", "short_time_means", "covariances")
 
 
 def scripts():
@@ -38,10 +39,10 @@ def made_up(stage, subject, rng):
         trials = {f"{kind}.{name}": np.round(rng.random(12), 4).tolist() for kind in kinds for name in known}
     else:
         kinds, paths = (
-            ("fused", "time", "frequency", "late", "baselines.band_power") if stage == "fusion" else ("test",),
+            (*JOINED, *(f"baselines.{name}" for name in PLAIN)) if stage == "fusion" else ("test",),
             TOPS,
         )
-        hits = [f"{kind}.top1" for kind in kinds if kind != "baselines.band_power"]
+        hits = [f"{kind}.{top}" for kind in kinds for top in (TOPS[:3] if stage == "fusion" else TOPS[:1])]
         hits += ["test.first word", "test.second word"] * (kinds == ("test",))
         trials = {name: rng.integers(0, 2, 12).tolist() for name in hits}
     scores = {f"{kind}.{path}": rng.random() for kind in kinds for path in paths}
@@ -215,9 +216,9 @@ def test_a_part_says_what_its_runs_say_and_makes_those_that_it_lacks(world, monk
         value = known["metrics"][part][score.partition(".")[2]]["value"]
         assert run["scores"][score] == value == pytest.approx(np.mean(run["trials"][score]), abs=1e-4)
         assert len(run["trials"][score]) == len(run["images"]) == len(run["labels"])
-    branches = found["fusion", 1]
-    for branch in ("time", "frequency", "late"):
-        assert np.mean(branches["trials"][f"{branch}.top1"]) == pytest.approx(branches["scores"][f"{branch}.top1"])
+    joined = found["fusion", 1]
+    for name in (f"{of}.{top}" for of in (*JOINED, *(f"baselines.{name}" for name in PLAIN)) for top in TOPS[:2]):
+        assert np.mean(joined["trials"][name]) == pytest.approx(joined["scores"][name]), name
     timed = found["frequency_branch", 0]["scores"]
     assert timed["test.seconds"] > 0 and timed["test.parameters"] < 0.3
     content.make(Choice(preset="smoke", ablation="codewords_220"), "lmm_pretraining")

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from brainvis.data.classes import attribute_hits, class_attributes
 from brainvis.data.dataset import EEGDataset
+from brainvis.evaluation.baselines import BASELINES
 from brainvis.evaluation.bootstrap import holm, mean_difference, mean_interval
-from brainvis.evaluation.joining import late_fusion
+from brainvis.evaluation.joining import perfect_referee
 from brainvis.evaluation.judges import judges_of
 from brainvis.evaluation.pictures import Pictures, ask
 from brainvis.evaluation.report import to_csv
@@ -41,8 +42,9 @@ from brainvis.study.product import made_with
 from brainvis.training import fit, predict
 
 PLAN = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
-PREFIXES = ("test.", "fused.", "late.", "baselines.", "time.", "frequency.", "retrieval.", "semantic.", "refined.")
-EPOCHS_TIMED = 2
+PREFIXES = ("test.", "fused.", "late.", "referee.", "baselines.", "time.", "frequency.")
+PREFIXES += ("retrieval.", "semantic.", "refined.")
+EPOCHS_TIMED, TOPS = 2, (1, 3, 5)
 COLUMNS = ["row", "measure", "value", "low", "high", "p", "p_holm"]
 COLUMNS += ["deviation", "chance", "of_seeds", "subjects", "trials"]
 
@@ -83,9 +85,7 @@ def measured(study: Study, stage: str) -> dict:
     scores = {name: score["value"] for name, score in scores.items()}
     data = study.subject_data() if stage_named(stage).of_subject else study.data()
     if stage == "fusion":
-        tested, arrays = product.arrays["trials"], product.arrays
-        logits = {"fused": arrays["logits"]} | of_branches(study, data, tested)
-        trials = {f"{name}.top1": (of.argmax(1) == arrays["labels"]).int().tolist() for name, of in logits.items()}
+        tested, trials = product.arrays["trials"], named_correctly(product.arrays)
     elif stage == "generation":
         tested = product.arrays["trials"]
         for kind in ("semantic", "refined"):
@@ -123,13 +123,18 @@ def recovered(study: Study, product: Product, scores: dict[str, float]) -> dict[
     return found
 
 
-def of_branches(study: Study, data: EEGDataset, tested: Tensor) -> dict[str, Tensor]:
-    """Class scores (trial, class) of each branch that fusion joined, and of late fusion."""
-    found = {}
-    for branch in study.configuration.fusion.branches:
-        model = new_encoder(branch, study.configuration, **data.signature, n_outputs=len(data.class_names))
-        found[branch] = predict(study.load_branch(branch, model), data.view(tested))
-    return found | {"late": late_fusion(found.values())}
+def named_correctly(arrays: dict[str, Tensor]) -> dict[str, list[int]]:
+    """For each test trial, whether the class shown is among the 1, 3 and 5 most likely: as BrainVis, each branch,
+    late fusion, a perfect referee between the branches and each baseline say."""
+    logits = {"fused": arrays["logits"]}
+    for name, of in arrays.items():
+        kind, _, whose = name.partition(".")
+        if kind == "logits" and whose:
+            logits[f"baselines.{whose}" if whose in BASELINES else whose] = of
+    if branches := [logits[name] for name in ("time", "frequency") if name in logits]:
+        logits["referee"] = perfect_referee(branches, arrays["labels"])
+    hits = {name: of.topk(max(TOPS), dim=1).indices == arrays["labels"][:, None] for name, of in logits.items()}
+    return {f"{name}.top{k}": of[:, :k].any(1).int().tolist() for name, of in hits.items() for k in TOPS}
 
 
 def of_branch(study: Study, data: EEGDataset, stage: str, product: Product) -> tuple[dict[str, list], dict[str, float]]:
