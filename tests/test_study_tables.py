@@ -19,6 +19,7 @@ TOPS = ("top1", "top3", "top5", "macro_f1", "seconds", "parameters")
 ATTRIBUTES = tuple(f"attributes.{name}" for name in ("position", "size", "background"))
 PICTURES = ("generation_accuracy", "inception_score", "fid", *ATTRIBUTES)
 LABELS = np.arange(12) // 3
+WITHIN = "caption within class"
 JOINED, PLAIN = ("fused", "time", "frequency", "late", "referee"), ("band_power", "short_time_means", "covariances")
 
 
@@ -32,7 +33,9 @@ def made_up(stage, subject, rng):
     """A run of 12 trials."""
     made = {"stage": stage, "subject": subject, "chance": {}}
     if stage == "alignment":
-        return made | {"scores": {"retrieval.caption within class.top1": rng.random()}}
+        trials = {f"retrieval.{text}.top1": rng.integers(0, 2, 12).tolist() for text in ("class name", WITHIN)}
+        made |= {"scores": {name: np.mean(of) for name, of in trials.items()}, "trials": trials}
+        return made | {"images": list(range(12)), "labels": LABELS.tolist()}
     if stage == "generation":
         kinds, paths = ("semantic", "refined"), (*PICTURES, "pixel_correlation")
         known = ("generation_accuracy", *ATTRIBUTES)
@@ -139,8 +142,11 @@ def test_subjects_are_averaged_and_stand_by_themselves_where_asked(study):
     assert np.isnan(found["low"])  # no number of single trials
     few = of_parts(study, "targets_fine", "generation", "semantic.generation_accuracy", 1)
     assert line(study, "targets", "captions alone", "GA")["value"] == pytest.approx(few.mean())
-    other = of_parts(study, "targets_fine", "alignment", "retrieval.caption within class.top1", 1)
-    assert line(study, "targets", "captions alone", "caption within class")["value"] == pytest.approx(other.mean())
+    score = f"retrieval.{WITHIN}.top1"
+    fine, both = (of_parts(study, name, "alignment", score, 1) for name in ("targets_fine", "full"))
+    assert line(study, "targets", "captions alone", WITHIN)["value"] == pytest.approx(fine.mean())
+    found = line(study, "targets", "captions alone", f"{WITHIN}, difference")
+    assert found["value"] == pytest.approx((fine - both).mean())
 
 
 def test_parts_that_do_not_fit_are_refused(study, tmp_path):
@@ -211,7 +217,9 @@ def test_a_part_says_what_its_runs_say_and_makes_those_that_it_lacks(world, monk
             stage, ("test.top1", "test")
         )
         if stage == "alignment":
-            assert run["scores"]["retrieval.caption.top1"] == known["metrics"]["retrieval"]["caption"]["top1"]["value"]
+            for name, text in ((name, f"retrieval.{name}.top1") for name in ("class name", "caption", WITHIN)):
+                value = known["metrics"]["retrieval"][name]["top1"]["value"]
+                assert run["scores"][text] == value == pytest.approx(np.mean(run["trials"][text]))
             continue
         value = known["metrics"][part][score.partition(".")[2]]["value"]
         assert run["scores"][score] == value == pytest.approx(np.mean(run["trials"][score]), abs=1e-4)

@@ -6,7 +6,7 @@ from brainvis.configuration import ABLATIONS, FOR_DATASET, PRESETS, SWEEPS, comb
 from brainvis.files import BrainvisError
 from brainvis.graph import STAGES, Choice, plan
 
-ALIGNMENT = ("targets_", "fine_weight_", "loss_")
+ALIGNMENT = ("targets_", "fine_weight_", "loss_", "frozen_", "alignment_")
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,11 @@ def test_sweeps_have_the_values_that_they_say():
     assert [demo[f"mask_ratio_{ratio}"].time.mask_ratio for ratio in ratios] == [float(ratio) for ratio in ratios]
     assert demo["mask_per_trial"].time.mask_per == "trial" and demo["targets_fine"].alignment.targets == ("fine",)
     assert [demo[f"fine_weight_{weight}"].alignment.fine_weight for weight in ("0.25", "4")] == [0.25, 4]
-    assert not demo["loss_cosine"].alignment.mean_squared_error
+    assert not demo["loss_cosine"].alignment.mean_squared_error and not demo["frozen_encoder"].alignment.train_encoder
+    slow, own = (demo[name].alignment.training.learning_rate for name in ("alignment_slower", "loss_cosine"))
+    assert slow == 0.3 * own
+    both = configure("demo", "targets_fine+alignment_slower").alignment
+    assert both.targets == ("fine",) and both.training.learning_rate == slow
     same = {name for name, swept in demo.items() if swept == configure("demo", "full")}
     assert same == {"codewords_660", "mask_ratio_0.75", "mask_per_batch", "targets_both", "loss_cosine_mse"}
 

@@ -47,8 +47,9 @@ PRESETS = {
             keeps="best",
             training=Training(epochs=12, learning_rate=5e-4, batch_size=32, schedule="cosine"),
         ),
+        # Of 2e-4 to 3e-3 and 16 to 96 epochs on validation trials: after 16 epochs no caption is told from another.
         alignment=Alignment(
-            wide=512, narrow=256, training=Training(epochs=16, learning_rate=1e-3, batch_size=32, schedule="cosine")
+            wide=512, narrow=256, training=Training(epochs=48, learning_rate=1e-3, batch_size=32, schedule="cosine")
         ),
         generation=Generation(
             samples=2, semantic_steps=20, refinement_steps=20, refinement_guidance=3.0, batch_size=48, controls=40

@@ -29,6 +29,11 @@ def _alignment(description: str, **fields) -> Ablation:
     return Ablation(description, {"alignment": fields})
 
 
+def _slower(configuration) -> dict[str, dict]:
+    return {"alignment": {"training": {"learning_rate": SLOWER * configuration.alignment.training.learning_rate}}}
+
+
+SLOWER = 0.3
 RATIOS, WEIGHTS = (0.25, 0.5, 0.75, 0.85), (0.25, 4.0)
 SWEEPS = {
     # table 6
@@ -43,4 +48,7 @@ SWEEPS = {
     **{f"fine_weight_{weight:g}": _alignment(f"captions weigh {weight:g}", fine_weight=weight) for weight in WEIGHTS},
     "loss_cosine": _alignment("cosine alone, as in the paper", mean_squared_error=False),
     "loss_cosine_mse": _alignment("cosine and squared error, as in the release", mean_squared_error=True),
+    "frozen_encoder": _alignment("only the map learns, the encoder is frozen", train_encoder=False),
+    # with another sweep, as targets_fine+alignment_slower: each target and loss has a learning rate of its own
+    "alignment_slower": Ablation(f"alignment at {SLOWER:g} of the learning rate", _slower),
 }

@@ -35,6 +35,7 @@ SHARES = (
     "background",
     "colour",
     "shape",
+    "class name",
     "caption within class",
     "pixel correlation",
 )

@@ -129,10 +129,16 @@ for table, of_table in OF_TABLES["tables"].items():
             "{params.python:q} {params.script:q} table {params.table:q} {params.folder:q} {output:q}"
 
 
-# The whole method first: other parts share its runs, and would wait for them.
+def before_part(of):
+    """The whole method, whose runs other parts share; and the first seed, which chooses a variant for the others."""
+    chooses = "variants" in OF_TABLES["parts"][of.part] and int(of.seed) != OF_TABLES["seeds"][0]
+    first = [f"full-{of.seed}"] * (of.part != "full") + [f"{of.part}-{OF_TABLES['seeds'][0]}"] * chooses
+    return [ancient(TABLE_PARTS / f"{part}.json") for part in first]
+
+
 rule table_part:
     input:
-        lambda of: ancient(TABLE_PARTS / f"full-{of.seed}.json") if of.part != "full" else [],
+        before_part,
     output:
         TABLE_PARTS / "{part}-{seed}.json",
     params:

@@ -55,15 +55,30 @@ COLUMNS += ["deviation", "chance", "of_seeds", "subjects", "trials"]
 def run(name: str, seed: int, folder: Path, preset: str = "demo") -> None:
     """Make the runs of a part that are missing and write what came of them to `folder`/<name>-<seed>.json."""
     part, found = PLAN["parts"][name], []
+    ablation, losses = part.get("ablation", name), {}
+    if "variants" in part:
+        ablation, losses = best_of([name, *(f"{name}+{variant}" for variant in part["variants"])], preset)
     for stage in part["stages"]:
         subjects = PLAN[part.get("subjects", "subjects")] if stage_named(stage).of_subject else [1]
         for subject in subjects:
-            choice = Choice(subject=subject, ablation=part.get("ablation", name), preset=preset, seed=seed)
+            choice = Choice(subject=subject, ablation=ablation, preset=preset, seed=seed)
             make(choice, stage)
             study = Study(subject=subject, ablation=choice.ablation, preset=preset, seed=seed)
             found.append(measured(study, stage))
     made = {"part": name, "seed": seed, "preset": preset, "runs": found, "made_with": made_with()}
+    made |= {"ablation": ablation, "validation_losses": losses} if losses else {}
     write_json(folder / f"{name}-{seed}.json", made)
+
+
+def best_of(ablations: list[str], preset: str) -> tuple[str, dict[str, float]]:
+    """The one whose alignment has the lowest loss on validation trials, of the first seed and subject; and all losses."""
+    losses = {}
+    for ablation in ablations:
+        chosen = {"subject": PLAN["few"][0], "ablation": ablation, "preset": preset, "seed": PLAN["seeds"][0]}
+        make(Choice(**chosen), "alignment")
+        epochs = Study(**chosen).load("alignment").metrics["training"]
+        losses[ablation] = min(epoch["validation_loss"] for epoch in epochs)
+    return min(losses, key=losses.get), losses
 
 
 def make(choice: Choice, stage: str) -> None:
@@ -93,7 +108,9 @@ def measured(study: Study, stage: str) -> dict:
                 trials[f"{kind}.generation_accuracy"] = [round(value, 4) for value in accuracy.tolist()]
         trials |= recovered(study, product, scores)
     elif stage == "alignment":
-        tested = product.arrays["trials"]
+        tested, ranks = product.arrays["trials"], product.arrays.items()
+        known = {name.partition(".")[2]: of for name, of in ranks if name.startswith("ranks.")}
+        trials = {f"retrieval.{name}.top{k}": (of < k).int().tolist() for name, of in known.items() for k in (1, 5)}
     else:
         tested = data.partition(study.protocol).test
         trials, more = of_branch(study, data, stage, product)
@@ -195,7 +212,7 @@ def table(name: str, folder: Path, seeds: list[int] | None = None) -> pd.DataFra
                 row = f"{label}, subject {subjects[0]}" if len(groups) > 1 and subjects != everyone else label
                 lines.append({"row": row, "measure": measure} | line)
                 if others and "low" in line:
-                    than = (against[2], f"{against[3]}.{score}", subjects)
+                    than = (where or against[2], score if where else f"{against[3]}.{score}", subjects)
                     difference = estimated(of_part, *ask, others=others, than=than)
                     lines.append({"row": row, "measure": f"{measure}, difference"} | difference)
     for family in {line["measure"] for line in lines if "p" in line}:  # all differences of a measure in this table
