@@ -71,7 +71,7 @@ def run(name: str, seed: int, folder: Path, preset: str = "demo") -> None:
 
 
 def best_of(ablations: list[str], preset: str) -> tuple[str, dict[str, float]]:
-    """The one whose alignment has the lowest loss on validation trials, of the first seed and subject; and all losses."""
+    """The one whose alignment has the lowest loss on validation trials (first seed and subject), and all losses."""
     losses = {}
     for ablation in ablations:
         chosen = {"subject": PLAN["few"][0], "ablation": ablation, "preset": preset, "seed": PLAN["seeds"][0]}
