@@ -163,8 +163,15 @@ def test_parts_that_do_not_fit_are_refused(study, tmp_path):
 
 
 def test_people_read_measured_and_reported_apart(study, tmp_path):
+    scores = {name: {"value": value, "low": 0.0, "high": 0.05} for name, value in (("fused", 0.02), ("time", 0.0625))}
+    known = {"seeds": [0, 1, 2], "subjects": [1, 2], "trials": 24, "chance": 0.025, "top1": scores}
+    for name, score in scores.items():
+        score["at_chance"] = name == "fused"
+    (study.place / "permuted.json").write_text(json.dumps(known))
     study.show(study.place)
-    text = (study.place / "tables.md").read_text()
+    text, _, end = (study.place / "tables.md").read_text().partition("## The pipeline on permuted labels")
+    assert "3 seeds, 2 subjects, 24 test trials" in end and "chance, 0.025, within" in end
+    assert "| fused | 0.020 [0.000, 0.050] | yes |" in end and "| time | 0.062 [0.000, 0.050] | NO |" in end
     sections = re.split(r"^## ", text, flags=re.M)[1:]
     assert len(sections) == len(study.PLAN["tables"])
     for number, section in enumerate(sections[:7], start=1):

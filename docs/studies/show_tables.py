@@ -17,7 +17,7 @@ from brainvis.evaluation.bootstrap import LEAST_P, p_text
 from brainvis.evaluation.publication import METADATA
 from brainvis.evaluation.report import to_markdown
 from brainvis.evaluation.reported import reported_table
-from brainvis.files import write_aside
+from brainvis.files import read_json, write_aside
 from brainvis.plots.style import COLOUR_OF, PALETTE, panels
 
 TABLES = yaml.safe_load(Path(__file__).with_name("tables.yml").read_text(encoding="utf-8"))["tables"]
@@ -61,7 +61,9 @@ def show(folder: Path) -> None:
     there = {name: pd.read_csv(file, keep_default_na=False, na_values=[""]) for name, file in files.items()}
     if not there:
         sys.exit(f"{folder} has no tables yet: run snakemake tables_study")
-    text = "\n".join([INTRODUCTION, *(section(name, frame) for name, frame in there.items())])
+    parts = [INTRODUCTION, *(section(name, frame) for name, frame in there.items())]
+    parts += [permuted(read_json(file))] if (file := folder / "permuted.json").exists() else []
+    text = "\n".join(parts)
     write_aside(folder / "tables.md", lambda path: path.write_text(text, encoding="utf-8"))
     if drawn := {name: there[name] for name in SWEEPS if name in there}:
         figure = sweeps_figure(drawn)
@@ -92,6 +94,18 @@ def section(name: str, frame: pd.DataFrame) -> str:
         shown = reported.drop(columns=["kind", "data set", "protocol", "source"])
         parts += [f"**Reported, not measured here**: {', '.join(origin)}.", to_markdown(shown)]
     return "\n\n".join(parts)
+
+
+def permuted(found: dict) -> str:
+    """What each classifier reads where labels are permuted, and whether chance is within the interval."""
+    top1 = "{value:.3f} [{low:.3f}, {high:.3f}]"
+    rows = {
+        name: [top1.format(**score), "yes" if score["at_chance"] else "NO"] for name, score in found["top1"].items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["top-1", f"chance, {found['chance']:.3f}, within"])
+    size = f"{len(found['seeds'])} seeds, {len(found['subjects'])} subjects, {found['trials']} test trials"
+    shown = to_markdown(table.rename_axis(index="classifier").reset_index())
+    return f"\n## The pipeline on permuted labels\n\nStages 01 to 04: {size}.\n\n{shown}"
 
 
 def cell(line: pd.Series, family: int) -> str:
