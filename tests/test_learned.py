@@ -54,24 +54,29 @@ def test_lmm_learns_time_only_if_every_seed_says_so(learned):
 
 
 def test_all_of_it_is_written_from_the_tables(learned, tmp_path):
-    def table(name, rows, measure):
-        lines = [{"row": row, "measure": measure, "value": value} for row, value in rows.items()]
-        lines += [{"row": row, "measure": f"{measure}, difference", **gain(0.25, p)} for row, p in
-                  zip(rows, (0.01, 0.3, 0.01), strict=False)]  # fmt: skip
+    def table(name, rows, *measures):
+        lines = [{"row": row, "measure": of, "value": value} for row, value in rows.items() for of in measures]
+        lines += [{"row": row, "measure": f"{of}, difference", **gain(0.25, p)} for of in measures for row, p in
+                  zip(rows, (0.01, 0.3, 0.01, 0.01), strict=False)]  # fmt: skip
         pd.DataFrame(lines).to_csv(tmp_path / f"{name}.csv", index=False)
 
     kept = {"gain over none": {"interleaved | lmm | 0.25": gain(-0.09, 0.01)}}
     kept["probes"] = {"block_drift_0.5_no_signal": dict.fromkeys(
         ("all_units", "mean_of_units"), {"seeds": [0], "before": [0.1], "after": [0.8]})}  # fmt: skip
     (tmp_path / "pretraining.json").write_text(json.dumps(kept))
-    table("layout", {"no_finetuning": 0.5, "no_frequency": 0.6, "full": 0.3}, "position")
+    table("layout", {"no_finetuning": 0.5, "no_frequency": 0.6, "full": 0.3, "full, refined": 0.2}, "position")
+    aims = ("class names alone", "captions alone", learned.BOTH, learned.FROZEN)
+    table("targets", dict.fromkeys(aims, 0.6), "GA", "position")
     stages = {f"full, {stage}": 0.7 for stage in ("semantic stage alone", "refinement stage alone", "cascade")}
     table("table4", stages, "GA")
     table("table7", {"CNN": 0.5, "LSTM": 0.1}, "top-1")
     learned.write(tmp_path)
     said = (tmp_path / "learned.md").read_text().splitlines()
-    assert len(said) == 5 and all(line.startswith("- **") for line in said)
+    assert len(said) == 6 and all(line.startswith("- **") for line in said)
     assert "position right in .300 (semantic stage); without fine-tuning +25.0" in said[2]
-    assert said[2].endswith("without the frequency branch +25.0 [+22.0, +28.0] points (not shown).")
-    assert "GA .700; semantic stage alone +25.0 [+22.0, +28.0] points, refinement" in said[3]
-    assert said[4].endswith("LSTM .100, CNN +25.0 [+22.0, +28.0] points.")
+    points = "+25.0 [+22.0, +28.0] points"
+    assert f"without the frequency branch {points} (not shown); after refinement {points}." in said[2]
+    assert f"stage .600; names alone {points}, position {points}; captions alone {points} (not shown), " in said[3]
+    assert said[3].endswith(f"frozen {points}, position {points}.")
+    assert f"GA .700; semantic stage alone {points}, refinement" in said[4]
+    assert said[5].endswith("LSTM .100, CNN +25.0 [+22.0, +28.0] points.")

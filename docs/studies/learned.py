@@ -1,6 +1,6 @@
 """What was learned, in a few sentences for the README: `learned.md`, computed from the studies' numbers.
 
-python docs/studies/learned.py figures/study      needs pretraining.json, layout.csv, table4.csv and table7.csv there
+python docs/studies/learned.py figures/study      needs pretraining.json and some tables (CSV) there
 
 `python -m brainvis readme` puts the sentences into the README.
 """
@@ -16,7 +16,8 @@ from show_pretraining import FEWEST, LEVEL
 
 from brainvis.files import read_json, write_aside
 
-FILE = "learned.md"
+FILE, TABLES = "learned.md", ("layout", "targets", "table4", "table7")
+BOTH, FROZEN = "both targets, cosine and squared error", "both targets, encoder frozen"
 NO_SIGNAL, FEW_LABELS = "block_drift_0.5_no_signal", "block_drift_0.5"
 
 
@@ -60,12 +61,22 @@ def blocks_teach_time(kept: dict) -> str:
     return said
 
 
-def fine_tuning_costs(layout: pd.DataFrame) -> str:
-    """What of the layout pictures keep with and without fine-tuning, and without the frequency branch."""
+def layout_survives(layout: pd.DataFrame) -> str:
+    """What of the layout pictures keep: without fine-tuning, without the frequency branch, after refinement."""
     read, change = _reader(layout), _changes(layout)
     said = f"**Layout**: position right in {read('full', 'position')} (semantic stage); "
     said += f"without fine-tuning {change('no_finetuning', 'position')}"
-    return said + f", without the frequency branch {change('no_frequency', 'position')}."
+    said += f", without the frequency branch {change('no_frequency', 'position')}"
+    return said + f"; after refinement {change('full, refined', 'position')}."
+
+
+def targets_are_worth(table: pd.DataFrame) -> str:
+    """GA and layout of the semantic stage by what alignment aims at, and with an encoder that does not follow."""
+    read, change = _reader(table), _changes(table)
+    said = f"**Alignment**, subject 1: GA of the semantic stage {read(BOTH, 'GA')}"
+    for row, name in {"class names alone": "names alone", "captions alone": "captions alone", FROZEN: "frozen"}.items():
+        said += f"; {name} {change(row, 'GA')}, position {change(row, 'position')}"
+    return f"{said}."
 
 
 def cascade_is_worth(table: pd.DataFrame) -> str:
@@ -111,10 +122,11 @@ def _changes(table: pd.DataFrame) -> Callable[[str, str], str]:
 def write(folder: Path) -> None:
     """Write `learned.md` beside the numbers that it is computed from."""
     kept, tables = read_json(folder / "pretraining.json"), {}
-    for name in ("layout", "table4", "table7"):
+    for name in TABLES:
         tables[name] = pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
-    sentences = [pretraining_is_worth(kept), blocks_teach_time(kept), fine_tuning_costs(tables["layout"])]
-    sentences += [cascade_is_worth(tables["table4"]), spectrum_is_worth(tables["table7"])]
+    sentences = [pretraining_is_worth(kept), blocks_teach_time(kept), layout_survives(tables["layout"])]
+    sentences += [targets_are_worth(tables["targets"]), cascade_is_worth(tables["table4"])]
+    sentences += [spectrum_is_worth(tables["table7"])]
     text = "".join(f"- {sentence}\n" for sentence in sentences)
     write_aside(folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
 

@@ -32,7 +32,7 @@ rule study:
 rule learned_study:
     input:
         figures_folder() / "study" / "pretraining.json",
-        [figures_folder() / "study" / f"{table}.csv" for table in ("layout", "table4", "table7")],
+        [figures_folder() / "study" / f"{table}.csv" for table in ("layout", "targets", "table4", "table7")],
     output:
         figures_folder() / "study" / "learned.md",
     params:
