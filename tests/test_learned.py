@@ -75,8 +75,8 @@ def test_all_of_it_is_written_from_the_tables(learned, tmp_path):
     assert len(said) == 6 and all(line.startswith("- **") for line in said)
     assert "position right in .300 (semantic stage); without fine-tuning +25.0" in said[2]
     points = "+25.0 [+22.0, +28.0] points"
-    assert f"without the frequency branch {points} (not shown); after refinement {points}." in said[2]
-    assert f"stage .600; names alone {points}, position {points}; captions alone {points} (not shown), " in said[3]
-    assert said[3].endswith(f"frozen {points}, position {points}.")
+    assert said[2].endswith(f"without fine-tuning {points}; after refinement {points}.")
+    assert f"position .600; class names alone {points}, encoder frozen {points}. GA .600; captions" in said[3]
+    assert said[3].endswith(f"captions alone {points} (not shown).")
     assert f"GA .700; semantic stage alone {points}, refinement" in said[4]
     assert said[5].endswith("LSTM .100, CNN +25.0 [+22.0, +28.0] points.")

@@ -62,21 +62,19 @@ def blocks_teach_time(kept: dict) -> str:
 
 
 def layout_survives(layout: pd.DataFrame) -> str:
-    """What of the layout pictures keep: without fine-tuning, without the frequency branch, after refinement."""
+    """What of the layout pictures keep: without fine-tuning, after refinement."""
     read, change = _reader(layout), _changes(layout)
     said = f"**Layout**: position right in {read('full', 'position')} (semantic stage); "
     said += f"without fine-tuning {change('no_finetuning', 'position')}"
-    said += f", without the frequency branch {change('no_frequency', 'position')}"
     return said + f"; after refinement {change('full, refined', 'position')}."
 
 
 def targets_are_worth(table: pd.DataFrame) -> str:
-    """GA and layout of the semantic stage by what alignment aims at, and with an encoder that does not follow."""
+    """What pictures of the semantic stage lose if alignment has one target, or an encoder that does not follow."""
     read, change = _reader(table), _changes(table)
-    said = f"**Alignment**, subject 1: GA of the semantic stage {read(BOTH, 'GA')}"
-    for row, name in {"class names alone": "names alone", "captions alone": "captions alone", FROZEN: "frozen"}.items():
-        said += f"; {name} {change(row, 'GA')}, position {change(row, 'position')}"
-    return f"{said}."
+    said = f"**Alignment**, subject 1, semantic stage: position {read(BOTH, 'position')}; class names alone "
+    said += f"{change('class names alone', 'position')}, encoder frozen {change(FROZEN, 'position')}. "
+    return said + f"GA {read(BOTH, 'GA')}; captions alone {change('captions alone', 'GA')}."
 
 
 def cascade_is_worth(table: pd.DataFrame) -> str:

@@ -67,7 +67,7 @@ def run(name: str, seed: int, folder: Path, preset: str = "demo") -> None:
             found.append(measured(study, stage))
     made = {"part": name, "seed": seed, "preset": preset, "runs": found, "made_with": made_with()}
     made |= {"ablation": ablation, "validation_losses": losses} if losses else {}
-    write_json(folder / f"{name}-{seed}.json", made)
+    write_json(folder / f"{name}-{seed}.json", made, indent=None)
 
 
 def best_of(ablations: list[str], preset: str) -> tuple[str, dict[str, float]]:
