@@ -241,3 +241,28 @@ def test_a_part_says_what_its_runs_say_and_makes_those_that_it_lacks(world, monk
     notebook, _, done = words[4:7]
     assert notebook.endswith("02_lmm_pretraining.ipynb") and "/codewords_220/" in done and done.endswith(".whole")
     assert words[7:] == ["-p", "ablation", "codewords_220", "-p", "preset", "smoke"]
+
+
+def test_a_variant_is_chosen_by_its_loss_on_validation_trials_of_the_first_seed(monkeypatch):
+    content, asked = scripts(), []
+    losses = {"targets_fine": [0.5, 0.3, 0.9], "targets_fine+alignment_slower": [0.6, 0.2]}
+
+    def opened(ablation, seed, subject, **_):
+        asked.append((ablation, seed, subject))
+        training = [{"validation_loss": loss} for loss in losses[ablation]]
+        return SimpleNamespace(load=lambda stage: SimpleNamespace(metrics={"training": training}))
+
+    monkeypatch.setitem(content.best_of.__globals__, "make", lambda choice, stage: None)
+    monkeypatch.setitem(content.best_of.__globals__, "Study", opened)
+    best, known = content.best_of(list(losses), "demo")
+    assert best == "targets_fine+alignment_slower" and known == {"targets_fine": 0.3, best: 0.2}
+    assert asked == [(name, 0, 1) for name in losses]
+
+
+def test_parts_say_which_variant_was_chosen():
+    """Of the committed parts: the one with the lower loss, the same for all seeds."""
+    content, folder = scripts(), ROOT / "figures" / "study" / "parts"
+    for name in (name for name, part in content.PLAN["parts"].items() if "variants" in part):
+        found = [json.loads((folder / f"{name}-{seed}.json").read_text()) for seed in content.PLAN["seeds"]]
+        losses = found[0]["validation_losses"]
+        assert len(losses) == 2 and {part["ablation"] for part in found} == {min(losses, key=losses.get)}
