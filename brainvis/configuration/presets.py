@@ -47,7 +47,7 @@ PRESETS = {
             keeps="best",
             training=Training(epochs=12, learning_rate=5e-4, batch_size=32, schedule="cosine"),
         ),
-        # Of 2e-4 to 3e-3 and 16 to 96 epochs on validation trials; after 16, captions of a class are hardly told apart.
+        # Of 1e-4 to 3e-3 and 16 to 96 epochs on validation trials; after 16, captions of a class are hardly told apart.
         alignment=Alignment(
             wide=512, narrow=256, training=Training(epochs=48, learning_rate=1e-3, batch_size=32, schedule="cosine")
         ),
